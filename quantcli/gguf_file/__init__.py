@@ -1,0 +1,37 @@
+"""GGUF files: a strict bounded reader, and an atomic, sharding writer."""
+
+from quantcli.gguf_file.atomic import AtomicFile, WrittenFile, check_output, check_space, write_file
+from quantcli.gguf_file.layout import GGML_TYPES, GgmlType, Metadata, Slot, Value
+from quantcli.gguf_file.reader import (
+    Header,
+    TensorEntry,
+    open_regular,
+    parse_header,
+    read_header,
+    read_tensor,
+)
+from quantcli.gguf_file.shards import Shard, plan_shards, read_split
+from quantcli.gguf_file.writer import Writer
+
+__all__ = [
+    "GGML_TYPES",
+    "AtomicFile",
+    "GgmlType",
+    "Header",
+    "Metadata",
+    "Shard",
+    "Slot",
+    "TensorEntry",
+    "Value",
+    "Writer",
+    "WrittenFile",
+    "check_output",
+    "check_space",
+    "open_regular",
+    "parse_header",
+    "plan_shards",
+    "read_header",
+    "read_split",
+    "read_tensor",
+    "write_file",
+]

@@ -1,0 +1,255 @@
+"""Output files that appear at their name complete, verified and durable, or not at all.
+
+`.<name>.<pid>.part` -> write -> fsync -> read back -> rename -> fsync(directory). While it is
+written the part file carries a lock, which the kernel drops when its process dies: an unlocked
+part file is litter of a killed run and is removed by the next one.
+
+Exit codes: 2 for an output that makes no sense (directory missing or read-only, the output is an
+input), 7 for a full or failing disk, 8 when the disk returns other bytes than were written,
+9 for an output that exists or is being written.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from quantcli.errors import (
+    IntegrityError,
+    OutputExistsError,
+    QuantcliError,
+    ResourceError,
+    UsageError,
+)
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_MISPLACED = {
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
+    errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL,
+}  # fmt: skip
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A finished output file."""
+
+    path: Path
+    size_bytes: int
+    sha256: str
+
+
+def check_output(path: Path, *, force: bool = False, sources: Iterable[Path] = ()) -> None:
+    """Refuse an impossible output before any work; `sources` are the files that will be read.
+
+    Raises UsageError (the directory is missing, no directory or read-only; `path` is a directory,
+    a device or, by whatever name, one of `sources`), OutputExistsError (it exists and not `force`).
+    """
+    directory = path.parent
+    if not directory.is_dir():
+        why = "is not a directory" if directory.exists() else "does not exist"
+        raise UsageError(f"{path}: the output directory {directory} {why}; create it first")
+    if not os.access(directory, os.W_OK | os.X_OK):
+        raise UsageError(f"{path}: the output directory {directory} is not writable")
+    for source in sources:
+        with suppress(OSError):  # a missing output is what we hope for
+            if path.samefile(source):
+                raise UsageError(f"{path}: the output is the input {source}; choose another name")
+    _refuse_existing(path, force)
+
+
+def check_space(directory: Path, nbytes: int) -> None:
+    """Raise ResourceError if `directory` has less than `nbytes` bytes free."""
+    with _one_line(directory, "look at"):
+        free = shutil.disk_usage(directory).free
+    if free < nbytes:
+        raise ResourceError(
+            f"{directory}: {nbytes} bytes are needed but {free} are free; "
+            "free some space or choose another output directory"
+        )
+
+
+class AtomicFile:
+    """One output file, as a context manager; whatever leaves the block unpublished is removed.
+
+    Entering raises OutputExistsError if the file exists (unless `force`) or is being written.
+    """
+
+    def __init__(self, path: Path, *, force: bool = False) -> None:
+        self.path, self.force = path, force
+        self.part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        self.size = 0
+        self._sha256 = hashlib.sha256()
+        self._kept = False
+
+    def __enter__(self) -> Self:
+        with _one_line(self.path, "create"), _locked_directory(self.path.parent):
+            _sweep(self.path)
+            _refuse_existing(self.path, self.force)
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._fd = os.open(self.part, flags, 0o666)
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                self.__exit__(None, None, None)
+                raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._kept:
+            with suppress(FileNotFoundError):
+                self.part.unlink()
+            with suppress(FileNotFoundError):  # published, but its companions were not
+                if os.path.samestat(os.lstat(self.path), os.fstat(self._fd)):
+                    self.path.unlink()
+        os.close(self._fd)
+
+    def write(self, data: bytes | np.ndarray) -> None:
+        """Append the bytes of `data` (C-contiguous). Raises ResourceError if the disk is full."""
+        view = np.frombuffer(data, np.uint8).data
+        self._sha256.update(view)
+        with _one_line(self.path, "write"):
+            while view:
+                n = os.write(self._fd, view)
+                self.size += n
+                view = view[n:]
+
+    def verify(self) -> None:
+        """Flush to disk and compare what the disk returns with what was written."""
+        with _one_line(self.path, "write"):
+            os.fsync(self._fd)
+            # Drop the cached pages, so that the disk and not the cache is read.
+            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            with self.part.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").digest()
+        if found != self._sha256.digest():
+            raise IntegrityError(f"{self.path}: the disk returned other bytes than were written")
+
+    def written(self) -> WrittenFile:
+        """What has been written so far."""
+        return WrittenFile(self.path, self.size, self._sha256.hexdigest())
+
+    def rename(self) -> None:
+        """Give the part file its final name; without `force` never over another file."""
+        if self.force:
+            self.part.replace(self.path)
+            return
+        try:
+            os.link(self.part, self.path)
+        except FileExistsError:
+            raise _exists(self.path) from None
+        except OSError as error:
+            if error.errno not in _NO_HARD_LINKS:
+                raise
+            if os.path.lexists(self.path):
+                raise _exists(self.path) from None
+            self.part.replace(self.path)
+            return
+        self.part.unlink()
+
+    def keep(self) -> None:
+        """Leave the file in place when the block ends."""
+        self._kept = True
+
+
+def publish(files: Sequence[AtomicFile]) -> list[WrittenFile]:
+    """Make verified files of one directory final together.
+
+    The first file is renamed last: readers begin with it, so a set cut short by a power failure
+    is not mistaken for a whole one.
+    """
+    for file in reversed(files):
+        with _one_line(file.path, "rename"):
+            file.rename()
+    directory = files[0].path.parent
+    with _one_line(directory, "flush"), _directory(directory) as fd:
+        os.fsync(fd)
+    for file in files:
+        file.keep()
+    return [file.written() for file in files]
+
+
+def write_file(path: Path, data: bytes, *, force: bool = False) -> WrittenFile:
+    """Write a small file in one go. Raises like AtomicFile."""
+    with AtomicFile(path, force=force) as file:
+        file.write(data)
+        file.verify()
+        return publish([file])[0]
+
+
+def _exists(path: Path) -> OutputExistsError:
+    return OutputExistsError(f"{path}: the output exists; choose another name or use --force")
+
+
+def _refuse_existing(path: Path, force: bool) -> None:
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path}: the output is a directory or a device, not a file")
+    if not force and os.path.lexists(path):
+        raise _exists(path)
+
+
+def _sweep(path: Path) -> None:
+    """Remove part files of dead writers of `path`; raise OutputExistsError for a living one."""
+    mine = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.part")
+    for part in path.parent.iterdir():
+        if match := mine.fullmatch(part.name):
+            with suppress(FileNotFoundError):  # its writer has just finished
+                fd = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+                try:
+                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    part.unlink()
+                except BlockingIOError:
+                    raise OutputExistsError(
+                        f"{path}: the output is being written by process {match[1]}; "
+                        "wait for it or choose another name"
+                    ) from None
+                finally:
+                    os.close(fd)
+
+
+@contextmanager
+def _directory(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def _locked_directory(path: Path) -> Iterator[None]:
+    """Let one process at a time look for rivals and put its own part file down."""
+    with _directory(path) as fd:
+        # Network file systems cannot lock a directory: there two writers that start in the
+        # same instant may both refuse, but never both write.
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _one_line(path: Path, action: str) -> Iterator[None]:
+    """Turn an OSError into the error and exit code the user meets."""
+    try:
+        yield
+    except OSError as error:
+        reason = f"{path}: cannot {action}: {error.strerror or error}"
+        kind: type[QuantcliError] = UsageError if error.errno in _MISPLACED else ResourceError
+        if error.errno in _FULL:
+            reason += "; free some space or choose another output directory"
+        raise kind(reason) from error

@@ -1,0 +1,105 @@
+"""Streaming writer of GGUF files: header first, then every tensor by name, in plan order."""
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from quantcli.errors import IntegrityError
+from quantcli.gguf_file.atomic import AtomicFile, WrittenFile, publish
+from quantcli.gguf_file.layout import Metadata, Slot, encode_header
+from quantcli.gguf_file.reader import TensorEntry, read_header
+from quantcli.gguf_file.shards import Shard, plan_shards
+
+
+class Writer:
+    """Writes a model to `path`, or to its shards, as a context manager.
+
+        with Writer(path, metadata, slots) as out:
+            out.write("token_embd.weight", rows)    # once or in several calls, in slot order
+            files = out.commit()
+
+    Nothing is left behind unless `commit` returned. Equal arguments and data give equal bytes.
+    Creating one raises like plan_shards, entering it like AtomicFile, `write` ResourceError for
+    a full disk. Data that does not follow `slots` is a bug of the caller: RuntimeError.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        metadata: Metadata,
+        slots: Sequence[Slot],
+        *,
+        split_max_bytes: int | None = None,
+        split_max_tensors: int | None = None,
+        force: bool = False,
+    ) -> None:
+        self.shards: list[Shard] = plan_shards(
+            path, metadata, slots, max_bytes=split_max_bytes, max_tensors=split_max_tensors
+        )
+        self._files = [AtomicFile(shard.path, force=force) for shard in self.shards]
+        self._todo = [
+            (file, entry)
+            for file, shard in zip(self._files, self.shards, strict=True)
+            for entry in shard.tensors
+        ][::-1]
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            for file, shard in zip(self._files, self.shards, strict=True):
+                stack.enter_context(file)
+                file.write(shard.head)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def write(self, name: str, data: bytes | np.ndarray) -> None:
+        """Append bytes (C-contiguous) to tensor `name`, which must be the first unfinished one."""
+        if not self._todo or self._todo[-1][1].name != name:
+            expected = self._todo[-1][1].name if self._todo else "nothing"
+            raise RuntimeError(f"tensor {name!r} written where {expected!r} is due")
+        file, entry = self._todo[-1]
+        if file.size < entry.offset:
+            file.write(bytes(entry.offset - file.size))  # the padding of the tensor before
+        file.write(data)
+        end = entry.offset + entry.nbytes
+        if file.size > end:
+            raise RuntimeError(f"tensor {name!r}: {file.size - end} bytes too many")
+        if file.size == end:
+            self._todo.pop()
+
+    def commit(self, check: Callable[[TensorEntry], None] | None = None) -> list[WrittenFile]:
+        """Verify what is on disk, let `check` look at each tensor there, make all files final.
+
+        `check` may use read_tensor on its entry and raises to reject the output. Raises
+        IntegrityError if the disk returns anything else than what was written.
+        """
+        if self._todo:
+            raise RuntimeError(f"tensor {self._todo[-1][1].name!r} is incomplete")
+        for file, shard in zip(self._files, self.shards, strict=True):
+            file.write(bytes(shard.size - file.size))
+            file.verify()
+            for entry in _reread(file, shard):
+                if check:
+                    check(entry)
+        return publish(self._files)
+
+
+def _reread(file: AtomicFile, shard: Shard) -> list[TensorEntry]:
+    """Tensors of a part file as our strict reader finds them, equal to the plan."""
+    header = read_header(file.part)
+    entries = list(header.tensors.values())
+    if encode_header(header.metadata, entries) != shard.head:
+        raise IntegrityError(f"{shard.path}: the header reads back differently")
+    return entries
