@@ -1,0 +1,167 @@
+"""What a model family is: one literal (llama.py, qwen.py, gemma.py), applied to a checkpoint.
+
+Sizes are written as products of config.json keys, so that a mismatch names its cause.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from quantcli.architectures.config import Config, bad, show
+from quantcli.architectures.rope import RopeStyle, frequency_factors
+from quantcli.architectures.tensors import OutputTensor, Shape, SourceTensors, Tensor
+from quantcli.errors import BadInputError, UnsupportedError
+
+Metadata = dict[str, Any]
+
+_MAX_BLOCKS = 512  # LLAMA_MAX_LAYERS
+
+EMBEDDING = Tensor("token_embd", "model.embed_tokens", ("vocab_size", "hidden_size"))
+FINAL_NORM = Tensor("output_norm", "model.norm", ("hidden_size",))
+HEAD = Tensor("output", "lm_head", ("vocab_size", "hidden_size"))
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One GGUF key "<arch>.<key>" and the config.json key that holds its value.
+
+    An optional one is left out when neither the file nor the defaults have a value; `unless`
+    names a key and the value of it that leaves this one out.
+    """
+
+    key: str
+    source: str
+    dtype: type[np.uint32] | type[np.float32] = np.uint32
+    optional: bool = False
+    unless: tuple[str, Any] | None = None
+
+    def value(self, config: Config) -> np.uint32 | np.float32 | None:
+        """The checked value, None if there is none. Raises BadInputError."""
+        if self.optional and config.get(self.source) is None:
+            return None
+        if self.unless and config.get(self.unless[0]) == self.unless[1]:
+            return None
+        if self.dtype is np.uint32:
+            return np.uint32(config.count(self.source))
+        return np.float32(config.number(self.source))
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """One model family.
+
+    classes: Hugging Face class names; gguf: general.architecture; defaults: of the configuration
+    class; accepts: the only values of a config key that llama.cpp computes (absent is fine);
+    checks: what a table cannot say; block: the tensors of each block; head: None if the runtime
+    reads the embedding instead, whatever the file holds; ignores: parts of source names that
+    stay out; tokenizer: constant tokenizer.* keys.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    gguf: str
+    parameters: tuple[Parameter, ...]
+    block: tuple[Tensor, ...]
+    defaults: Mapping[str, Any]
+    rope: RopeStyle = field(default_factory=RopeStyle)
+    embedding: Tensor = EMBEDDING
+    final_norm: Tensor = FINAL_NORM
+    head: Tensor | None = HEAD
+    accepts: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    checks: tuple[Callable[[Config], None], ...] = ()
+    ignores: tuple[str, ...] = ()
+    tokenizer: Metadata = field(default_factory=dict)
+
+    def metadata(self, config: Mapping[str, Any]) -> Metadata:
+        """general.architecture and the "<arch>.*" keys that llama.cpp's converter writes.
+
+        Raises BadInputError for a config that contradicts itself, UnsupportedError for values
+        that llama.cpp cannot compute.
+        """
+        checked = self._read(config)
+        keys: Metadata = {"general.architecture": self.gguf}
+        for parameter in self.parameters:
+            value = parameter.value(checked)
+            if value is not None:
+                keys[f"{self.gguf}.{parameter.key}"] = value
+        for key, value in self.rope.metadata(checked).items():
+            keys[f"{self.gguf}.rope.{key}"] = value
+        return keys
+
+    def tensors(self, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> list[OutputTensor]:
+        """Every tensor of the GGUF file, in block order, from the checkpoint's names and shapes.
+
+        Shapes are (rows, columns). Raises BadInputError when a tensor is missing or disagrees
+        with the config, UnsupportedError for one that has no place in the GGUF.
+        """
+        checked = self._read(config)
+        source = SourceTensors(checked, shapes, self.ignores)
+        n_blocks = checked.count("num_hidden_layers")
+        source.check_blocks(self.block[0], n_blocks)
+        embedding = source.take(self.embedding)
+        blocks = [
+            made
+            for number in range(n_blocks)
+            for tensor in self.block
+            for made in source.take(tensor, number)
+        ]
+        final = source.take(self.final_norm)
+        head = self._output_head(checked, source, embedding[0])
+        source.check_nothing_left(self.gguf)
+        # Last, when the tensors have confirmed head_dim.
+        rope = self._rope_factors(checked)
+        return [*embedding, *rope, *blocks, *final, *head]
+
+    def _rope_factors(self, config: Config) -> list[OutputTensor]:
+        factors = frequency_factors(self.rope.read(config), config.count("head_dim"))
+        if factors is None:
+            return []
+        return [OutputTensor("rope_freqs.weight", factors.shape, data=factors)]
+
+    def _output_head(
+        self, config: Config, source: SourceTensors, embedding: OutputTensor
+    ) -> list[OutputTensor]:
+        tied = config.flag("tie_word_embeddings")
+        if self.head is None:
+            return []
+        if not source.has(f"{self.head.source}.weight"):
+            if tied:
+                return []
+            raise BadInputError(
+                f"tensor '{self.head.source}.weight' is missing, and config.json does not tie the"
+                " output head to the embedding (tie_word_embeddings)"
+            )
+        (head,) = source.take(self.head)
+        return [replace(head, must_equal=embedding.source if tied else None)]
+
+    def _read(self, config: Mapping[str, Any]) -> Config:
+        """The config after every check that needs no tensor."""
+        checked = Config(config, self.defaults)
+        for key, allowed in self.accepts.items():
+            value = checked.get(key)
+            if value is not None and value not in allowed:
+                raise UnsupportedError(
+                    f"config.json: {key} = {show(value)} is not supported for {self.name}"
+                    f" (llama.cpp computes {' or '.join(map(repr, allowed)) or 'none'})"
+                )
+        _check_heads(checked)
+        if checked.count("num_hidden_layers") > _MAX_BLOCKS:
+            raise UnsupportedError(
+                f"config.json: num_hidden_layers = {checked.count('num_hidden_layers')},"
+                f" llama.cpp handles at most {_MAX_BLOCKS}"
+            )
+        for check in self.checks:
+            check(checked)
+        return checked
+
+
+def _check_heads(config: Config) -> None:
+    heads, groups = config.count("num_attention_heads"), config.count("num_key_value_heads")
+    if heads % groups:
+        raise bad(
+            f"num_attention_heads = {heads} is not a multiple of num_key_value_heads = {groups}"
+        )
+    if config.count("head_dim") % 2:
+        raise bad(f"head_dim = {config.count('head_dim')} is odd, rope turns pairs")

@@ -1,0 +1,100 @@
+"""A checkpoint's config.json, read through checks that fail early and in one line.
+
+Keys that a file leaves out take the default of the Hugging Face configuration class: many
+published files rely on it. A key that is present but null has no value, as in transformers.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from quantcli.errors import BadInputError
+
+_UINT32_MAX = 2**32 - 1
+
+# What the configuration classes compute for a key without value: another key, or a division.
+_DERIVED = {
+    "num_key_value_heads": "num_attention_heads",
+    "head_dim": "hidden_size/num_attention_heads",
+}
+
+
+class Config:
+    """Checked view of one config.json; `defaults` holds the values of keys the file leaves out."""
+
+    def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+        text = values.get("text_config")  # multimodal files keep the language model's keys inside
+        self._values = {**defaults, **values, **(text if isinstance(text, Mapping) else {})}
+
+    def get(self, key: str) -> Any:
+        """The value as the file or the defaults have it, else None. Unchecked."""
+        return self._values.get(key)
+
+    def count(self, key: str) -> int:
+        """A whole number from 1 to 2^32-1.
+
+        Raises BadInputError when the key is missing or its value is anything else.
+        """
+        if self.get(key) is None and key in _DERIVED:
+            return self._derived(key, _DERIVED[key])
+        value = self._required(key)
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _UINT32_MAX:
+            raise bad(f"{key} = {show(value)}, expected a whole number above zero")
+        return value
+
+    def number(self, key: str) -> float:
+        """A positive number that float32 can hold. Raises BadInputError otherwise."""
+        return positive(key, self._required(key))
+
+    def flag(self, key: str) -> bool:
+        """True or false; a key without value is false. Raises BadInputError."""
+        value = self.get(key)
+        if value is not None and not isinstance(value, bool):
+            raise bad(f"{key} = {show(value)}, expected true or false")
+        return bool(value)
+
+    def size(self, expression: str) -> int:
+        """Product of counts: "num_attention_heads*head_dim". Raises BadInputError."""
+        product = 1
+        for key in expression.split("*"):
+            product *= self.count(key)
+        return product
+
+    def _required(self, key: str) -> Any:
+        value = self.get(key)
+        if value is None:
+            raise bad(f"no value for {key}")
+        return value
+
+    def _derived(self, key: str, rule: str) -> int:
+        numerator, _, denominator = rule.partition("/")
+        if not denominator:
+            return self.count(numerator)
+        top, bottom = self.count(numerator), self.count(denominator)
+        if top % bottom:
+            raise bad(
+                f"{numerator} = {top} is not a multiple of {denominator} = {bottom}"
+                f" and there is no {key}"
+            )
+        return top // bottom
+
+
+def positive(key: str, value: Any) -> float:
+    """`value` as a float. Raises BadInputError unless it is positive and finite in float32."""
+    if not isinstance(value, bool) and isinstance(value, int | float):
+        limits = np.finfo(np.float32)
+        if float(limits.tiny) <= value <= float(limits.max):
+            return float(value)
+    raise bad(f"{key} = {show(value)}, expected a number above zero")
+
+
+def show(value: object) -> str:
+    """An untrusted value for an error message: escaped and short."""
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def bad(message: str) -> BadInputError:
+    """The error for a config.json that contradicts itself."""
+    return BadInputError(f"config.json: {message}")

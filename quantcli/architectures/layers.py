@@ -1,0 +1,62 @@
+"""Tables that most decoder families share. An entry may use them, extend them or write its own."""
+
+import numpy as np
+
+from quantcli.architectures.architecture import Parameter
+from quantcli.architectures.tensors import Tensor
+
+SIZES = (
+    Parameter("block_count", "num_hidden_layers"),
+    Parameter("context_length", "max_position_embeddings"),
+    Parameter("embedding_length", "hidden_size"),
+    Parameter("feed_forward_length", "intermediate_size"),
+    Parameter("attention.head_count", "num_attention_heads"),
+    Parameter("attention.head_count_kv", "num_key_value_heads"),
+    Parameter("attention.layer_norm_rms_epsilon", "rms_norm_eps", np.float32),
+)
+
+HEAD_DIM = (
+    Parameter("attention.key_length", "head_dim"),
+    Parameter("attention.value_length", "head_dim"),
+)
+
+
+def norm(gguf: str, source: str, size: str = "hidden_size", add: float = 0.0) -> Tensor:
+    """A norm of each block."""
+    return Tensor(f"blk.{{}}.{gguf}", f"model.layers.{{}}.{source}", (size,), add=add)
+
+
+def attention(
+    *, bias: bool | None = None, output_bias: bool | None = False, paired: bool = False
+) -> tuple[Tensor, ...]:
+    """q, k, v and output of grouped-query attention.
+
+    bias: of q, k, v; paired: rows of q and k change to ggml's adjacent rope pairs.
+    """
+    q, kv = "num_attention_heads*head_dim", "num_key_value_heads*head_dim"
+    q_heads, k_heads = ("num_attention_heads", "num_key_value_heads") if paired else ("", "")
+    gguf, source = "blk.{}.attn_", "model.layers.{}.self_attn."
+    return (
+        Tensor(f"{gguf}q", f"{source}q_proj", (q, "hidden_size"), bias, q_heads),
+        Tensor(f"{gguf}k", f"{source}k_proj", (kv, "hidden_size"), bias, k_heads),
+        Tensor(f"{gguf}v", f"{source}v_proj", (kv, "hidden_size"), bias),
+        Tensor(f"{gguf}output", f"{source}o_proj", ("hidden_size", q), output_bias),
+    )
+
+
+def qk_norm(add: float = 0.0) -> tuple[Tensor, ...]:
+    """One norm for all query heads, one for all key heads."""
+    return (
+        norm("attn_q_norm", "self_attn.q_norm", "head_dim", add),
+        norm("attn_k_norm", "self_attn.k_norm", "head_dim", add),
+    )
+
+
+def gated_mlp(*, bias: bool | None = False) -> tuple[Tensor, ...]:
+    """gate, up and down of a gated feed-forward layer."""
+    wide, narrow = ("intermediate_size", "hidden_size"), ("hidden_size", "intermediate_size")
+    return (
+        Tensor("blk.{}.ffn_gate", "model.layers.{}.mlp.gate_proj", wide, bias),
+        Tensor("blk.{}.ffn_up", "model.layers.{}.mlp.up_proj", wide, bias),
+        Tensor("blk.{}.ffn_down", "model.layers.{}.mlp.down_proj", narrow, bias),
+    )

@@ -1,0 +1,36 @@
+"""Llama, and Mistral, which llama.cpp runs as Llama."""
+
+from dataclasses import replace
+
+from quantcli.architectures.architecture import Architecture, Parameter
+from quantcli.architectures.layers import HEAD_DIM, SIZES, attention, gated_mlp, norm
+from quantcli.architectures.rope import RopeStyle
+
+LLAMA = Architecture(
+    name="Llama",
+    classes=("LlamaForCausalLM", "LLaMAForCausalLM"),
+    gguf="llama",
+    parameters=(
+        *SIZES,
+        *HEAD_DIM,
+        Parameter("vocab_size", "vocab_size"),
+        Parameter("rope.dimension_count", "head_dim"),
+    ),
+    block=(
+        norm("attn_norm", "input_layernorm"),
+        *attention(output_bias=None, paired=True),
+        norm("ffn_norm", "post_attention_layernorm"),
+        *gated_mlp(bias=None),
+    ),
+    defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0},
+    rope=RopeStyle(scalings=("linear", "yarn", "llama3")),
+    accepts={"hidden_act": ("silu", "swish"), "is_causal": (True,)},
+)
+
+# sliding_window is not written: llama.cpp's llama architecture attends to the whole context.
+MISTRAL = replace(
+    LLAMA,
+    name="Mistral",
+    classes=("MistralForCausalLM",),
+    defaults={**LLAMA.defaults, "num_key_value_heads": 8, "max_position_embeddings": 131072},
+)

@@ -1,0 +1,164 @@
+"""Rotary position embeddings: from every shape of a Hugging Face config to GGUF.
+
+Older files say `rope_theta` and `rope_scaling`, newer ones `rope_parameters`, and models whose
+local and global blocks differ keep one such dictionary per kind of block.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quantcli.architectures.config import Config, bad, positive, show
+from quantcli.errors import UnsupportedError
+
+Rope = dict[str, Any]
+
+_SCALED = ("linear", "yarn")
+# "dynamic" only stretches beyond the trained context: below it, it is plain rope.
+_PLAIN = ("default", "dynamic")
+
+_YARN_KEYS = {
+    "extrapolation_factor": "yarn_ext_factor",
+    "attention_factor": "yarn_attn_factor",
+    "beta_fast": "yarn_beta_fast",
+    "beta_slow": "yarn_beta_slow",
+}
+
+
+@dataclass(frozen=True)
+class RopeStyle:
+    """What llama.cpp can express for a family.
+
+    scalings: rope types besides the plain ones; local: sliding blocks have a base of their own;
+    stored: False where the runtime assumes base 10000 and no key says so.
+    """
+
+    scalings: tuple[str, ...] = _SCALED
+    local: bool = False
+    stored: bool = True
+
+    def metadata(self, config: Config) -> dict[str, Any]:
+        """Keys below "<arch>.rope.". Raises BadInputError, UnsupportedError."""
+        rope = self.read(config)
+        if not self.stored:
+            return {}
+        keys = _scaling(rope)
+        keys["freq_base"] = np.float32(rope["rope_theta"])
+        if self.local:
+            keys["freq_base_swa"] = np.float32(self._local_base(config))
+        return keys
+
+    def read(self, config: Config) -> Rope:
+        """The parameters of the global blocks with `rope_type` and `rope_theta` filled in.
+
+        Raises BadInputError for values that make no sense, UnsupportedError for a rope type that
+        llama.cpp does not compute for this family.
+        """
+        given = _nested(config, "rope_parameters")
+        scaling = _nested(config, "rope_scaling")
+        rope = {**given.get("full_attention", {}), **scaling} if self.local else scaling or given
+        rope = dict(rope.get("full_attention", rope))
+        base = rope.get("rope_theta")
+        rope["rope_theta"] = positive(
+            "rope_theta", config.get("rope_theta") if base is None else base
+        )
+        rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
+        known = (*_PLAIN, *self.scalings)
+        if rope["rope_type"] not in known:
+            raise UnsupportedError(
+                f"config.json: rope type {show(rope['rope_type'])} is not supported for this"
+                f" family (supported: {', '.join(known)})"
+            )
+        for rotary in (rope.get("partial_rotary_factor"), config.get("partial_rotary_factor")):
+            if rotary not in (None, 1):
+                raise UnsupportedError(
+                    f"config.json: partial_rotary_factor = {show(rotary)}, only 1 is supported"
+                )
+        if not self.stored and rope["rope_theta"] != 10000:
+            raise UnsupportedError(
+                f"config.json: rope_theta = {rope['rope_theta']:g} is not supported for this"
+                " family (its GGUF has no key for another value than 10000)"
+            )
+        if rope.get("original_max_position_embeddings") is None:
+            rope["original_max_position_embeddings"] = config.count("max_position_embeddings")
+        return rope
+
+    def _local_base(self, config: Config) -> float:
+        local = _nested(config, "rope_parameters").get("sliding_attention") or {}
+        if local.get("rope_type", "default") != "default":
+            raise UnsupportedError("config.json: rope scaling of sliding-window blocks")
+        base = local.get("rope_theta")
+        return positive("rope_theta", config.get("rope_local_base_freq") if base is None else base)
+
+
+def _nested(config: Config, key: str) -> Rope:
+    """A dictionary of the config without its null entries; {} if it is not set."""
+    value = config.get(key)
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise bad(f"{key} = {show(value)}, expected an object")
+    for kind in ("full_attention", "sliding_attention"):
+        if not isinstance(value.get(kind) or {}, Mapping):
+            raise bad(f"{key}.{kind} = {show(value[kind])}, expected an object")
+    return {name: entry for name, entry in value.items() if entry is not None}
+
+
+def _scaling(rope: Rope) -> dict[str, Any]:
+    kind = rope["rope_type"]
+    if kind not in _SCALED:
+        return {}
+    keys: dict[str, Any] = {
+        "scaling.type": kind,
+        "scaling.factor": np.float32(positive("rope factor", rope.get("factor"))),
+    }
+    if kind == "yarn":
+        context = rope["original_max_position_embeddings"]
+        if isinstance(context, bool) or not isinstance(context, int) or not 0 < context < 2**32:
+            raise bad(f"original_max_position_embeddings = {show(context)}")
+        keys["scaling.original_context_length"] = np.uint32(context)
+        for source, name in _YARN_KEYS.items():
+            value = rope.get(
+                source, rope.get("attn_factor") if name == "yarn_attn_factor" else None
+            )
+            if value is not None:
+                keys[f"scaling.{name}"] = np.float32(positive(source, value))
+    return keys
+
+
+def frequency_factors(rope: Rope, head_dim: int) -> np.ndarray | None:
+    """float32[head_dim/2] that divide Llama 3.1's rope frequencies, None for other rope types.
+
+    Long wavelengths are stretched by `factor`, short ones kept, those between interpolated
+    (transformers, `_compute_llama3_parameters`). The order of operations is that of torch, which
+    divides by multiplying with the reciprocal, so that the bytes equal llama.cpp's converter's;
+    the power is taken in float64, which torch's float32 power equals for usual sizes.
+
+    Raises BadInputError when a parameter is missing or makes no sense.
+    """
+    if rope["rope_type"] != "llama3":
+        return None
+    f32 = np.float32
+    factor, low, high, context = (
+        positive(key, rope.get(key))
+        for key in (
+            "factor",
+            "low_freq_factor",
+            "high_freq_factor",
+            "original_max_position_embeddings",
+        )
+    )
+    if high <= low:
+        raise bad(f"high_freq_factor = {high} is not above low_freq_factor = {low}")
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / f32(head_dim)
+    power = np.power(rope["rope_theta"], exponents.astype(np.float64)).astype(np.float32)
+    frequency = f32(1) / power
+    wavelength = f32(2 * math.pi) * (f32(1) / frequency)
+    with np.errstate(all="ignore"):  # values outside the interpolated range are not used
+        smooth = (f32(context) * (f32(1) / wavelength) - f32(low)) / f32(high - low)
+        between = f32(1) / ((f32(1) - smooth) / f32(factor) + smooth)
+    stretched = np.where(wavelength > context / low, f32(factor), between)
+    return np.where(wavelength < context / high, f32(1), stretched).astype(np.float32)

@@ -1,0 +1,135 @@
+"""Matching a checkpoint's tensors to those of the GGUF file: names, shapes, row order."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from quantcli.architectures.config import Config, bad, show
+from quantcli.errors import BadInputError, UnsupportedError
+
+Shape = tuple[int, ...]
+
+# Buffers that old checkpoints carry and no runtime reads.
+_BUFFERS = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """One tensor of a family, or one per block where the names contain "{}".
+
+    gguf, source: names without ".weight"; shape: config.json keys, products with "*";
+    bias: False none, True always, None where the checkpoint has one; heads: the key with the
+    number of heads whose rows change from rotate-half order to the adjacent pairs that ggml's
+    rope turns; add: added to every value (Gemma's norms multiply by 1 + weight).
+    """
+
+    gguf: str
+    source: str
+    shape: tuple[str, ...]
+    bias: bool | None = False
+    heads: str = ""
+    add: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class OutputTensor:
+    """One tensor of the GGUF file and how to make it; `shape` is (rows, columns).
+
+    Take `source` (or the generated float32 `data`), reorder rows so that row i is source row
+    rows[i], add `add` in float32. `must_equal` names another source tensor that has to hold the
+    same bytes: llama.cpp reads this one where transformers reads the other.
+    """
+
+    name: str
+    shape: Shape
+    source: str | None = None
+    rows: np.ndarray | None = None
+    add: float = 0.0
+    data: np.ndarray | None = None
+    must_equal: str | None = None
+
+
+class SourceTensors:
+    """The tensors of one checkpoint under the names that the family's own classes use."""
+
+    def __init__(self, config: Config, shapes: Mapping[str, Shape], ignores: Iterable[str]) -> None:
+        """`ignores`: substrings of names to leave out. Raises BadInputError for a name twice."""
+        self._config = config
+        self._shapes = shapes
+        self._original: dict[str, str] = {}
+        for original in shapes:
+            # Multimodal files nest the language model: "model.language_model.layers.0...".
+            name = original.replace("language_model.", "")
+            if name.endswith(_BUFFERS) or any(part in name for part in ignores):
+                continue
+            if name in self._original:
+                raise BadInputError(
+                    f"tensors {show(self._original[name])} and {show(original)} are the same one"
+                )
+            self._original[name] = original
+
+    def has(self, name: str) -> bool:
+        """True until the tensor is taken."""
+        return name in self._original
+
+    def check_blocks(self, block: Tensor, expected: int) -> None:
+        """Raises BadInputError unless blocks 0..expected-1, and no others, are there."""
+        prefix = block.source.partition("{}")[0]
+        numbers = {
+            name[len(prefix) :].partition(".")[0]
+            for name in self._original
+            if name.startswith(prefix)
+        }
+        found = {number for number in numbers if number.isascii() and number.isdecimal()}
+        if found != {str(i) for i in range(expected)}:
+            raise bad(
+                f"num_hidden_layers = {expected}, but the checkpoint has tensors of"
+                f" {len(found)} layers ({prefix}0 and on)"
+            )
+
+    def take(self, tensor: Tensor, block: int = 0) -> list[OutputTensor]:
+        """The weight and, where there is one, the bias; each can be taken once.
+
+        Raises BadInputError when one is missing or its shape disagrees with the config.
+        """
+        source, gguf = tensor.source.format(block), tensor.gguf.format(block)
+        taken = [self._one(tensor, f"{source}.weight", f"{gguf}.weight", tensor.shape)]
+        if tensor.bias or (tensor.bias is None and self.has(f"{source}.bias")):
+            taken.append(self._one(tensor, f"{source}.bias", f"{gguf}.bias", tensor.shape[:1]))
+        return taken
+
+    def check_nothing_left(self, gguf: str) -> None:
+        """Raises UnsupportedError naming the first tensor that nothing took."""
+        for original in self._original.values():
+            raise UnsupportedError(
+                f"tensor {show(original)} has no place in llama.cpp's {gguf!r} architecture"
+                f" ({len(self._original)} such tensors)"
+            )
+
+    def _one(self, tensor: Tensor, source: str, gguf: str, sizes: tuple[str, ...]) -> OutputTensor:
+        original = self._original.pop(source, None)
+        if original is None:
+            raise BadInputError(f"tensor {source!r} is missing from the checkpoint")
+        expected = tuple(self._config.size(size) for size in sizes)
+        if tuple(self._shapes[original]) != expected:
+            implied = ", ".join(
+                f"{size} = {value}" for size, value in zip(sizes, expected, strict=True)
+            )
+            raise BadInputError(
+                f"tensor {show(original)} has shape {show(tuple(self._shapes[original]))},"
+                f" but config.json says {expected} ({implied})"
+            )
+        rows = None
+        if tensor.heads:
+            rows = _paired_rows(expected[0], self._config.count(tensor.heads))
+        return OutputTensor(gguf, expected, original, rows, tensor.add)
+
+
+@lru_cache(maxsize=16)
+def _paired_rows(n_rows: int, n_heads: int) -> np.ndarray:
+    """int64[n_rows]: within each head, rows j and j + head_dim/2 become neighbours."""
+    order = np.arange(n_rows).reshape(n_heads, 2, -1).swapaxes(1, 2).reshape(-1)
+    order.flags.writeable = False
+    return order
