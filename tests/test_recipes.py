@@ -151,9 +151,13 @@ def test_heads_may_differ_between_blocks() -> None:
     assert {c.type for c in choices if "attn_v" in c.name} == {"Q4_K"}
 
 
-def test_missing_block_count_is_bad_input() -> None:
+@pytest.mark.parametrize("count", [None, "two", np.float32(2), np.array([], np.int32)])
+def test_bad_block_count_is_bad_input(count: Any) -> None:
+    metadata = {"general.architecture": "llama", "llama.block_count": count}
+    if count is None:
+        del metadata["llama.block_count"]
     with pytest.raises(BadInputError, match=r"llama\.block_count"):
-        choose_types(small_model(), {"general.architecture": "llama"}, Recipe("Q4_K_M"))
+        choose_types(small_model(), metadata, Recipe("Q4_K_M"))
 
 
 def test_a_file_type_is_needed() -> None:

@@ -64,7 +64,7 @@ class Model:
         """Read the hyperparameters under the architecture's prefix.
 
         Raises:
-            BadInputError: when the number of blocks is missing.
+            BadInputError: when the number of blocks is missing, or a value is not an integer.
         """
         arch = metadata.get("general.architecture")
         n_block = _number(metadata, f"{arch}.block_count")
@@ -74,8 +74,8 @@ class Model:
         kv_heads = _number(metadata, f"{arch}.attention.head_count_kv")
         kv_heads = heads if kv_heads is None else kv_heads
         experts = _number(metadata, f"{arch}.expert_count") or 0
-        # What llama.cpp calls 70B when it has 80 blocks; an 8-expert llama is something else.
-        large = arch == "qwen2" or (arch == "llama" and heads != kv_heads and experts != 8)
+        # What llama.cpp calls 70B when it has 80 blocks.
+        large = arch == "qwen2" or (arch == "llama" and heads != kv_heads)
         return cls(
             counts={"attn_v": sum(role_of(n) == "attn_v" for n in names), "ffn_down": n_block},
             n_gqa=heads // kv_heads if kv_heads else 0,
@@ -88,8 +88,12 @@ class Model:
 
 def _number(metadata: Metadata, key: str) -> int | None:
     """An integer hyperparameter; of one value per block, the first."""
-    value = metadata.get(key)
-    return None if value is None else int(np.ravel(value)[0])
+    if key not in metadata:
+        return None
+    values = np.ravel(metadata[key])
+    if not values.size or not np.issubdtype(values.dtype, np.integer):
+        raise BadInputError(f"metadata {key!r} must be an integer, not {str(values)[:40]!r}")
+    return int(values[0])
 
 
 When = Callable[[int, int, Model], bool]  # (index i within the role, number n of the role, model)

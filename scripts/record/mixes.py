@@ -119,6 +119,7 @@ MODELS["llama-4-odd-names"]["tensors"] += [
     for name in ("blk.{}.laurel_l.weight", "per_layer_model_proj.weight", "blk.{}.proj.weight")
 ] + [
     ["per_layer_token_embd.weight", [2, 256], "F16"],
+    ["blk.{}.attn_kv_b.weight", [2, 256], "F16"],
     ["blk.{}.one_row.weight", [1, 256], "F16"],
 ]  # fmt: skip
 

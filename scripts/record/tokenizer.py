@@ -1,0 +1,67 @@
+"""Record what llama.cpp's own converter writes for the tokenizers of the tests.
+
+    python scripts/record/tokenizer.py LLAMA_CPP_FOLDER
+
+Needs the converter's requirements (torch, transformers, sentencepiece). Writes
+tests/data/tokenizer/converter.json: case -> GGUF key -> [value type, value], arrays with the type
+of their items. The converter refuses vocabularies it does not know, so the name of the
+pre-tokenizer is given to it.
+"""
+
+import json
+import sys
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PRE_TOKENIZERS = {"llama3": "llama-bpe", "qwen2": "qwen2", "gpt2": "gpt-2"}
+
+
+def main(llama_cpp: Path) -> None:
+    sys.path[:0] = [str(llama_cpp), str(llama_cpp / "gguf-py"), str(ROOT / "tests")]
+    import gguf
+    from conversion import get_model_class
+    from tiny_tokenizers import CASES, DATA, Case
+
+    def record(case: Case) -> dict[str, list[object]]:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            case.write(folder)
+            model_class = get_model_class(case.architecture)
+            model = model_class(folder, gguf.LlamaFileType.ALL_F32, folder / "out.gguf")
+            model.get_vocab_base_pre = lambda tokenizer: PRE_TOKENIZERS[case.style]
+            model.set_vocab()
+            return {
+                key: [kind(field), plain(field.value)]
+                for fields in model.gguf_writer.kv_data
+                for key, field in fields.items()
+                if key.startswith("tokenizer.")
+            }
+
+    def kind(field: gguf.gguf_writer.GGUFValue) -> str:
+        if field.type is gguf.GGUFValueType.ARRAY:
+            return gguf.GGUFValueType.get_type(field.value[0]).name
+        return field.type.name
+
+    def plain(value: object) -> object:
+        if isinstance(value, bytes):
+            return value.decode("utf-8")
+        return [plain(item) for item in value] if isinstance(value, list) else value
+
+    packages = ("torch", "transformers", "tokenizers", "sentencepiece")
+    made_with = {package: version(package) for package in packages}
+    result = {
+        "made_with": {
+            "script": "scripts/record/tokenizer.py",
+            "converter": llama_cpp.parent.parent.name,
+            **made_with,
+        },
+        "cases": {name: record(case) for name, case in CASES.items()},
+    }
+    text = json.dumps(result, ensure_ascii=False, separators=(",", ":"))
+    (DATA / "converter.json").write_text(text + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]).resolve())
