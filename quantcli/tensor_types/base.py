@@ -1,0 +1,151 @@
+"""The contract of a tensor type: how a run of weights becomes a block of bytes, and back.
+
+Encoding is three steps, because error-compensating methods must round column by column against
+scales that are already fixed: fit (scales, in stored precision), round (codes), pack (bytes).
+All three work on tiles x f32[n, S, R] (position in sub-block, sub-block in block, block; R a
+multiple of 8), see quantcli.kernels. Every block is independent of its neighbours: bytes do not
+depend on how rows are grouped into calls or tiles.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import numpy as np
+
+from quantcli.errors import BadInputError
+from quantcli.kernels import tiles
+
+# What fit returns and round, pack and dequantize take: arrays of scales, of a shape that only
+# the type itself and its kernel know.
+Grid = Any
+
+
+class TensorType(ABC):
+    """One GGUF block format. Instances hold no state and may be used by several threads."""
+
+    name: ClassVar[str]
+    ggml_id: ClassVar[int]
+    block_size: ClassVar[int]  # weights per block
+    sub_blocks: ClassVar[int] = 1  # S; n = block_size // S
+    record: ClassVar[np.dtype]  # one block as stored, little-endian, ggml's field names
+    max_abs: ClassVar[float]  # weights up to here never overflow a stored scale
+    quantized: ClassVar[bool] = True
+
+    @property
+    def type_size(self) -> int:
+        """Bytes per block."""
+        return self.record.itemsize
+
+    def row_bytes(self, n_cols: int) -> int:
+        """Bytes of a row of n_cols weights. Raises BadInputError if it is not whole blocks."""
+        if n_cols % self.block_size:
+            raise BadInputError(
+                f"a row of {n_cols} weights is not a multiple of {self.name}'s block of "
+                f"{self.block_size}: choose another type for this tensor"
+            )
+        return n_cols // self.block_size * self.type_size
+
+    @abstractmethod
+    def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> Grid:
+        """Scales for a tile, in stored precision; weights f32[n, S, R] > 0 or None."""
+
+    @abstractmethod
+    def round(self, tile: np.ndarray, grid: Grid) -> np.ndarray:
+        """The nearest codes [n, S, R] on any given grid."""
+
+    @abstractmethod
+    def pack(self, codes: np.ndarray, grid: Grid) -> np.ndarray:
+        """Records [R] of the codes."""
+
+    @abstractmethod
+    def unpack(self, records: np.ndarray) -> tuple[np.ndarray, Grid]:
+        """Codes and grid of records [R]."""
+
+    @abstractmethod
+    def dequantize(self, codes: np.ndarray, grid: Grid) -> np.ndarray:
+        """Weights f32[n, S, R], to the bit what ggml computes."""
+
+    def encode(
+        self, w: np.ndarray, importance: np.ndarray | None = None, *, first_row: int = 0
+    ) -> np.ndarray:
+        """Quantize w f32[rows, n_cols] to u8[rows, row_bytes(n_cols)].
+
+        importance: f32[n_cols], the weight of each column's squared error (an imatrix row), shared
+        by all rows; zeros count as 1e-6 of its mean, all zeros as no importance. first_row is
+        where w begins in its tensor, for messages.
+
+        Raises BadInputError: see check_values; also for rows that are not whole blocks and for
+        importance of the wrong length, negative or not finite.
+        """
+        check_values(w, self, first_row)
+        rows, n_cols = w.shape
+        row_bytes = self.row_bytes(n_cols)
+        row = None if importance is None else _checked_importance(importance, n_cols)
+        shared = None
+        if row is not None:
+            shared = tiles.ImportanceTiles(row, self.block_size, self.sub_blocks)
+        blocks = np.ascontiguousarray(w, np.float32).reshape(-1, self.block_size)
+        out = np.empty(len(blocks), self.record)
+        for start, stop in tiles.spans(len(blocks), n_cols // self.block_size, self.block_size):
+            tile = tiles.load(blocks[start:stop], self.sub_blocks)
+            grid = self.fit(tile, shared.tile(start, stop) if shared else None)
+            out[start:stop] = self.pack(self.round(tile, grid), grid)[: stop - start]
+        return out.view(np.uint8).reshape(rows, row_bytes)
+
+    def decode(self, packed: np.ndarray) -> np.ndarray:
+        """Weights f32[rows, n_cols] of packed u8[rows, row_bytes]."""
+        records = self._records(packed)
+        out = np.empty((len(records), self.block_size), np.float32)
+        for start, stop in tiles.spans(len(records), 1, self.block_size):
+            run = np.zeros(tiles.padded(stop - start), self.record)
+            run[: stop - start] = records[start:stop]
+            tiles.store(self.dequantize(*self.unpack(run)), out[start:stop])
+        return out.reshape(len(packed), packed.shape[1] // self.type_size * self.block_size)
+
+    def scales_finite(self, packed: np.ndarray) -> bool:
+        """Whether all floats stored in packed u8[rows, row_bytes] (d, dmin, m) are finite."""
+        records = self._records(packed)
+        kinds = {name: self.record[name].kind for name in self.record.names or ()}
+        return all(np.isfinite(records[name]).all() for name, kind in kinds.items() if kind == "f")
+
+    def _records(self, packed: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(packed).reshape(-1).view(self.record)
+
+
+def check_values(w: np.ndarray, type: TensorType, first_row: int = 0) -> None:
+    """Raise BadInputError if a weight of w f32[rows, n_cols] is NaN, infinite or beyond max_abs.
+
+    The message names the first offending value, its row (counted from first_row) and column.
+    """
+    if w.size == 0 or (w.max() <= type.max_abs and w.min() >= -type.max_abs):
+        return
+    row, col = np.argwhere(~(np.abs(w) <= type.max_abs))[0]
+    value = w[row, col]
+    where = f"weight {value:g} at row {first_row + row}, column {col}"
+    if not np.isfinite(value):
+        raise BadInputError(f"{where} is not a finite number: the source is damaged")
+    raise BadInputError(
+        f"{where} is beyond {type.max_abs:g}, the largest that {type.name} can scale: "
+        "choose BF16 or F32 for this tensor"
+    )
+
+
+def flushed_blocks(w: np.ndarray, decoded: np.ndarray, block: int) -> int:
+    """How many runs of `block` weights hold a non-zero weight but were decoded as all zeros."""
+    lost = ~decoded.reshape(-1, block).any(axis=1)
+    return int(w.reshape(-1, block)[lost].any(axis=1).sum())
+
+
+def _checked_importance(importance: np.ndarray, n_cols: int) -> np.ndarray | None:
+    if importance.shape != (n_cols,):
+        raise BadInputError(
+            f"importance of shape {importance.shape} for rows of {n_cols} weights: "
+            "the imatrix belongs to another model"
+        )
+    if not (importance.min() >= 0 and np.isfinite(importance.max())):
+        col = int(np.flatnonzero(~((importance >= 0) & np.isfinite(importance)))[0])
+        raise BadInputError(
+            f"importance {importance[col]:g} of column {col} is negative or not finite: "
+            "the imatrix is damaged"
+        )
+    return tiles.normalized_importance(importance)

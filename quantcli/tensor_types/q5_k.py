@@ -1,0 +1,43 @@
+"""Q5_K: 8 sub-blocks of 32 weights, w = (d * scale) * q - (dmin * min), q = 0..31."""
+
+import numpy as np
+
+from quantcli.kernels import bits
+from quantcli.kernels.affine import AffineGrid
+from quantcli.kernels.rounding import F16_MAX
+from quantcli.tensor_types.families import AffineSuperBlock
+
+
+class Q5_K(AffineSuperBlock):
+    name, ggml_id = "Q5_K", 13
+    sub_blocks, nmax, nscale = 8, 31, 63
+    # d, dmin  fp16
+    # scales   8 scales and 8 mins of 6 bits: see bits.six_bit_pairs
+    # qh       byte j: bit s is bit 4 of sub-block s, weight j
+    # qs       byte j of group g: | sub-block 2g+1, weight j : 4 | sub-block 2g, weight j : 4 |
+    record = np.dtype(
+        [
+            ("d", "<f2"),
+            ("dmin", "<f2"),
+            ("scales", "u1", 12),
+            ("qh", "u1", 32),
+            ("qs", "u1", (4, 32)),
+        ]
+    )
+    max_abs = F16_MAX * 63
+    candidates = ((-1.5, 0), (-0.8, 0), (-0.1, 0), (0.6, 0))
+    weighted_candidates = tuple((0.5 * i, 0) for i in range(-6, 3))
+
+    def pack(self, codes: np.ndarray, grid: AffineGrid) -> np.ndarray:
+        records = np.empty(len(grid.d), self.record)
+        records["d"], records["dmin"] = grid.d, grid.dmin
+        records["scales"] = bits.six_bit_pairs(grid.scales, grid.mins)
+        records["qh"] = bits.merge(bits.field(codes, 4, 1), 1, bits=1).T
+        records["qs"] = bits.merge(bits.field(codes, 0, 4).reshape(32, 4, 2, -1), 2, bits=4).T
+        return records
+
+    def unpack(self, records: np.ndarray) -> tuple[np.ndarray, AffineGrid]:
+        d, dmin = records["d"].astype(np.float32), records["dmin"].astype(np.float32)
+        codes = bits.split(records["qs"].T, 2, bits=4).reshape(32, 8, -1)
+        codes |= bits.split(records["qh"].T, 1, bits=1) << np.uint8(4)
+        return codes, AffineGrid(d, dmin, *bits.from_six_bit_pairs(records["scales"]))

@@ -1,0 +1,46 @@
+"""Q8_0: 32 weights, w = d * q, q = -127..127. Byte for byte ggml's quantize_row_q8_0_ref."""
+
+import numpy as np
+
+from quantcli.kernels.rounding import F16_MAX, reciprocal, to_half
+from quantcli.tensor_types.base import TensorType
+from quantcli.tensor_types.families import SymmetricBlockGrid
+
+# Adding the float below one half and truncating rounds half away from zero; adding one half
+# itself would lift 0.49999997 to 1.
+BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
+
+
+class Q8_0(TensorType):
+    name, ggml_id = "Q8_0", 8
+    block_size = 32
+    # d   fp16
+    # qs  byte j: code of weight j
+    record = np.dtype([("d", "<f2"), ("qs", "i1", 32)])
+    max_abs = F16_MAX * 127
+
+    def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> SymmetricBlockGrid:
+        """The extreme maps to +-127; ggml uses no importance here, 8 bits leave nothing to win."""
+        high, low = np.maximum.reduce(tile, axis=0)[0], np.minimum.reduce(tile, axis=0)[0]
+        d = np.maximum(high, -low) / np.float32(127) + np.float32(0)
+        return SymmetricBlockGrid(to_half(d), reciprocal(d))
+
+    def round(self, tile: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
+        codes = tile * grid.inverse
+        codes += np.copysign(BELOW_HALF, codes)
+        np.clip(codes, np.float32(-127), np.float32(127), out=codes)
+        return codes.astype(np.int8)
+
+    def pack(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
+        records = np.empty(len(grid.d), self.record)
+        records["d"] = grid.d
+        records["qs"] = codes[:, 0].T
+        return records
+
+    def unpack(self, records: np.ndarray) -> tuple[np.ndarray, SymmetricBlockGrid]:
+        d = records["d"].astype(np.float32)
+        codes = np.ascontiguousarray(records["qs"].T)[:, None]
+        return codes, SymmetricBlockGrid(d, reciprocal(d))
+
+    def dequantize(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
+        return codes * grid.d

@@ -1,0 +1,213 @@
+"""Kernels: tiles, rounding, bit fields, and the two scale searches on data with known answers."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from quantcli.kernels import affine, bits, rounding, search, symmetric, tiles
+
+F32 = np.float32
+RNG = np.random.default_rng(20)
+
+
+def lanes(*values: float) -> np.ndarray:
+    """[S=1, R=8] of the values, repeated."""
+    return np.resize(np.array(values, F32), (1, 8))
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 41])
+@pytest.mark.parametrize(("block_size", "sub_blocks"), [(256, 8), (256, 16), (32, 1), (1, 1)])
+def test_load_puts_every_weight_where_the_layout_says(
+    count: int, block_size: int, sub_blocks: int
+) -> None:
+    blocks = RNG.standard_normal((count, block_size)).astype(F32)
+    tile = tiles.load(blocks, sub_blocks)
+    n = block_size // sub_blocks
+    assert tile.shape == (n, sub_blocks, -(-count // 8) * 8)
+    assert tile.flags.c_contiguous
+    expected = blocks.reshape(count, sub_blocks, n).transpose(2, 1, 0)
+    assert np.array_equal(tile[:, :, :count], expected)
+    assert not tile[:, :, count:].any()
+    out = np.empty_like(blocks)
+    tiles.store(tile, out)
+    assert np.array_equal(out, blocks)
+
+
+@given(st.integers(1, 5000), st.integers(1, 900), st.sampled_from([1, 32, 256]))
+def test_spans_cover_all_blocks_once_and_keep_short_rows_whole(n: int, row: int, size: int) -> None:
+    runs = list(tiles.spans(n, row, size))
+    assert [b for run in runs for b in range(*run)] == list(range(n))
+    if row * size <= tiles.TILE_WEIGHTS:
+        assert all(start % row == 0 for start, _ in runs)
+
+
+def test_importance_tiles_follow_the_columns_of_each_block() -> None:
+    row = RNG.random(768).astype(F32)
+    whole = np.tile(row, 20).reshape(-1, 256)
+    shared = tiles.ImportanceTiles(row, 256, 8)
+    for start, stop in [(0, 9), (9, 18), (5, 6), (20, 41), (0, 9)]:
+        tile = shared.tile(start, stop)
+        assert np.array_equal(
+            tile[:, :, : stop - start], tiles.load(whole[start:stop], 8)[:, :, : stop - start]
+        )
+        assert (tile > 0).all()  # padding too: sums of weights are divisors
+    assert shared.tile(0, 9) is shared.tile(9, 18)
+
+
+def test_importance_is_normalized_and_floored() -> None:
+    row = np.array([0, 1, 3, 0], F32)
+    assert tiles.normalized_importance(row) == pytest.approx([1e-6, 1, 3, 1e-6])
+    assert tiles.normalized_importance(np.zeros(4, F32)) is None
+
+
+def all_halves() -> np.ndarray:
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    return np.sort(halves[np.isfinite(halves)].astype(F32))
+
+
+def test_to_half_equals_ieee_on_every_half_every_tie_and_beside_them() -> None:
+    exact = all_halves()
+    ties = (exact[1:] + exact[:-1]) / 2
+    x = np.concatenate([exact, ties, np.nextafter(ties, F32(9e9)), np.nextafter(ties, F32(-9e9))])
+    assert rounding.to_half(x).tobytes() == x.astype(np.float16).astype(F32).tobytes()
+
+
+def test_to_half_saturates() -> None:
+    assert rounding.to_half(np.array([65519, 65520, 1e30, -1e30], F32)).tolist() == [
+        *(65504, 65504, 65504, -65504)
+    ]
+
+
+def test_to_half_scale_never_rounds_a_subnormal_towards_zero() -> None:
+    x = np.concatenate([RNG.random(5000) * 2.0**-14, [1e-30, 2**-24, 2**-14, 0.1]]).astype(F32)
+    x = np.concatenate([x, -x])
+    scale = rounding.to_half_scale(x)
+    assert (scale.astype(np.float16) == scale).all()
+    small = np.abs(x) < 2**-14
+    assert (np.abs(scale) >= np.abs(x))[small].all()
+    assert (np.abs(scale - x) <= 2**-24).all(where=small)
+    assert np.array_equal(scale[~small], rounding.to_half(x[~small]))
+    assert rounding.to_half_scale(np.zeros(1, F32))[0] == 0
+
+
+def test_reciprocal_of_nothing_is_nothing() -> None:
+    x = np.array([0, -0.0, 1e-45, -1e-39, 4, -0.5], F32)
+    assert rounding.reciprocal(x).tolist() == [0, 0, 0, 0, 0.25, -2]
+
+
+def test_signed_extreme_takes_the_first_of_two_opposites() -> None:
+    x = np.array([[-1, 1, 2, -0.0], [1, -1, -3, 0], [0, 0.5, 1, -0.0]], F32)
+    extreme = rounding.signed_extreme(x)
+    assert extreme.tolist() == [-1, 1, -3, 0]
+    assert not np.signbit(extreme[3])
+
+
+def test_nearest_rounds_half_to_even_and_clips() -> None:
+    x = np.array([0.5, 1.5, 2.5, -1, 99], F32)
+    out = np.empty_like(x)
+    assert rounding.nearest(x, F32(1), None, 0, 15, out=out).tolist() == [0, 2, 2, 0, 15]
+    assert rounding.nearest(x, F32(2), F32(1), 0, 15, out=out).tolist() == [3, 5, 7, 0, 15]
+
+
+@pytest.mark.parametrize("width", [1, 2, 4])
+@pytest.mark.parametrize("axis", [0, 1])
+def test_merge_and_split_are_inverse_and_place_field_i_at_bit_i_times_width(
+    width: int, axis: int
+) -> None:
+    count = 8 // width
+    codes = RNG.integers(0, 1 << width, (count, count, 24)).astype(np.uint8)
+    merged = bits.merge(codes, axis, width)
+    shifts = np.arange(count).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1)) * width
+    assert np.array_equal(merged, (codes.astype(int) << shifts).sum(axis=axis))
+    assert np.array_equal(bits.split(merged, axis, width), codes)
+
+
+def test_field_on_every_byte() -> None:
+    every = np.arange(256, dtype=np.uint8)
+    for shift, width in [(0, 4), (4, 4), (4, 1), (2, 1), (4, 2)]:
+        assert np.array_equal(bits.field(every, shift, width), every >> shift & (1 << width) - 1)
+
+
+def test_six_bit_pairs_keep_every_value_in_every_place() -> None:
+    scales = (np.arange(64) + 9 * np.arange(8)[:, None]).astype(F32) % 64
+    mins = (np.arange(64)[::-1] + 5 * np.arange(8)[:, None]).astype(F32) % 64
+    packed = bits.six_bit_pairs(scales, mins)
+    again = bits.from_six_bit_pairs(packed)
+    assert packed.shape == (64, 12)
+    assert np.array_equal(again[0], scales)
+    assert np.array_equal(again[1], mins)
+
+
+def test_best_of_takes_the_first_of_equals() -> None:
+    gain = np.array([[1, 5, 2], [3, 5, 1], [3, 4, 0]], F32)
+    value = np.array([[10, 11, 12], [20, 21, 22], [30, 31, 32]], F32)
+    assert search.best_of(gain, value)[0].tolist() == [20, 11, 12]
+
+
+def test_sums_do_not_depend_on_the_blocks_beside() -> None:
+    x = RNG.standard_normal((32, 8, 64)).astype(F32)
+    whole = search.total(x)
+    for r in range(0, 64, 8):
+        assert np.array_equal(
+            search.total(np.ascontiguousarray(x[:, :, r : r + 8])), whole[:, r : r + 8]
+        )
+
+
+def test_super_scale_beats_the_plain_choice() -> None:
+    values = RNG.random((8, 64)).astype(F32) + F32(0.05)
+    ones = np.ones_like(values)
+
+    def error(d: np.ndarray) -> np.ndarray:
+        return ((values - d * np.clip(np.rint(values / d), 0, 15)) ** 2).sum(axis=0)
+
+    plain = rounding.to_half_scale(values.max(axis=0) / F32(15))
+    found = search.super_scale(values, ones, 15)
+    assert (error(found) <= error(plain) + 1e-7).all()
+    assert error(found).sum() < 0.9 * error(plain).sum()
+
+
+def test_affine_blocks_on_a_grid_are_recovered() -> None:
+    codes = np.concatenate([[0, 15], RNG.integers(0, 16, 30)]).astype(F32).reshape(32, 1, 1)
+    d, m = lanes(0.25, 0.5, 2), lanes(-3, 1, 0)
+    weights = RNG.random((32, 1, 8)).astype(F32) + F32(0.1)
+    fitted = affine.fit_blocks(codes * d + m, weights, 15, [(-0.5, 0), (0, 0), (0.5, 0)])
+    assert np.array_equal(fitted[0], d)
+    assert np.array_equal(fitted[1], m)
+
+
+def test_symmetric_blocks_on_a_grid_are_recovered() -> None:
+    codes = np.concatenate([[-8, 7], RNG.integers(-8, 8, 30)]).astype(F32).reshape(32, 1, 1)
+    d = lanes(0.25, -0.5, 2)
+    weights = RNG.random((32, 1, 8)).astype(F32) + F32(0.1)
+    assert np.array_equal(symmetric.fit_blocks(codes * d, weights, 8, [-1, 0, 1]), d)
+
+
+@settings(max_examples=25)
+@given(st.integers(0, 2**32 - 1), st.floats(-30, 15))
+def test_more_candidates_never_raise_the_error_of_a_sub_block(seed: int, exponent: float) -> None:
+    rng = np.random.default_rng(seed)
+    x = (rng.standard_normal((32, 1, 8)) * 2.0**exponent).astype(F32)
+    weights = rng.random(x.shape).astype(F32) + F32(0.01)
+
+    def error(deltas: list[float]) -> np.ndarray:
+        data = symmetric._Weighted(x, weights, 8)
+        scale = symmetric.search(data, deltas)
+        data.moments(rounding.reciprocal(scale))
+        return (weights * (x - scale * data.codes) ** 2).sum(axis=0, dtype=np.float64)
+
+    few, many = error([0.0]), error([0.0, -1.5, -0.7, 0.7])
+    # The judgement is on the codes before the last rounding, which can only lower the error.
+    assert many.sum() <= few.sum() * 1.02
+
+
+def test_fits_leave_their_arguments_alone() -> None:
+    x = RNG.standard_normal((16, 16, 8)).astype(F32)
+    weights = RNG.random(x.shape).astype(F32) + F32(0.1)
+    before = x.copy(), weights.copy()
+    x.flags.writeable = weights.flags.writeable = False
+    for w in (None, weights):
+        affine.fit_super_blocks(x, w, 3, 15, [(0, 0), (0, 0.3)], passes=2)
+        symmetric.fit_super_blocks(x, w, 4, 32, [0, 0.5])
+    assert np.array_equal(x, before[0])
+    assert np.array_equal(weights, before[1])
