@@ -1,0 +1,89 @@
+"""The command line: parse, call the API, render. No logic lives here.
+
+Importing this package must stay cheap (`quantcli --help` in well under 0.3 s): commands import
+the rooms they call when they run.
+"""
+
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from quantcli import __version__
+from quantcli.cli import convert, inspect, list_, plan
+from quantcli.errors import QuantcliError
+
+app = typer.Typer(
+    name="quantcli",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Convert Hugging Face checkpoints to quantized GGUF files for llama.cpp, Ollama and "
+    "LM Studio: one command, CPU only, with a measured report.",
+    epilog="Exit codes: 0 ok, 1 bug, 2 usage, 3 bad input, 4 unsupported, 5 not found or not "
+    "authorised, 6 network, 7 out of disk or memory, 8 integrity, 9 output exists, "
+    "130/143 interrupted.",
+)
+app.command("convert")(convert.convert)
+app.command("plan")(plan.plan)
+app.command("inspect")(inspect.inspect)
+app.add_typer(list_.app, name="list")
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"quantcli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
+    raise SystemExit(128 + signum)
+
+
+def _complain(message: str) -> None:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line; every failure is one line on stderr and a documented exit code."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except QuantcliError as error:
+        _complain(str(error))
+        code = error.exit_code
+    except KeyboardInterrupt:
+        _complain("interrupted; nothing was left behind")
+        code = 130
+    except MemoryError:
+        _complain("out of memory; use fewer --threads")
+        code = 7
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception as error:
+        if os.environ.get("QUANTCLI_DEBUG"):
+            raise
+        _complain(
+            f"this is a bug in quantcli: {type(error).__name__}: {error} "
+            "(QUANTCLI_DEBUG=1 shows the traceback)"
+        )
+        code = 1
+    else:
+        code = 0
+    sys.exit(code)

@@ -1,0 +1,103 @@
+"""`quantcli convert`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quantcli.cli import options
+
+
+def convert(
+    source: options.Source,
+    types: options.Types = None,
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", metavar="PATH|DIR", help="A file, or a folder for conventional names."
+        ),
+    ] = Path(),
+    revision: options.Revision = None,
+    method: Annotated[
+        str, typer.Option("--method", metavar="NAME", help="Back-end (`quantcli list methods`).")
+    ] = "rtn",
+    recipe: options.RecipeFile = None,
+    pure: options.Pure = False,
+    tensor_type: options.TensorTypes = None,
+    output_tensor_type: options.OutputTensorType = None,
+    token_embedding_type: options.TokenEmbeddingType = None,
+    leave_output_tensor: options.LeaveOutputTensor = False,
+    imatrix: options.ImatrixFile = None,
+    override_kv: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--override-kv",
+            metavar="KEY=TYPE:VALUE",
+            help="Set a metadata value; TYPE is int, float, bool or str (repeatable).",
+        ),
+    ] = None,
+    pre_tokenizer: options.PreTokenizer = None,
+    on_fallback: options.OnFallback = "warn",
+    split_max_size: Annotated[
+        str | None,
+        typer.Option("--split-max-size", metavar="SIZE", help="Cut into shards, e.g. 4G."),
+    ] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", metavar="FILE.json|.md", help="Write the report to a file, too."),
+    ] = None,
+    threads: options.Threads = None,
+    force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing outputs.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan; read no weights, write nothing.")
+    ] = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
+) -> None:
+    """Convert a checkpoint to quantized GGUF files.
+
+    Example: quantcli convert org/model --type Q4_K_M,Q8_0 -o models/
+    """
+    from quantcli.cli import render
+    from quantcli.cli.job import make_job
+    from quantcli.cli.progress import for_terminal
+    from quantcli.planning import ram
+    from quantcli.report import files
+
+    if report is not None:
+        files.check_report_path(report)
+    job = make_job(
+        source,
+        types,
+        recipe,
+        options.tensor_flags(
+            pure, tensor_type, output_tensor_type, token_embedding_type, leave_output_tensor
+        ),
+        output=output,
+        revision=revision,
+        method=method,
+        imatrix=imatrix,
+        override_kv=tuple(override_kv or ()),
+        pre_tokenizer=pre_tokenizer,
+        on_fallback=on_fallback,
+        split_max_bytes=ram.parse_size(split_max_size, "--split-max-size")
+        if split_max_size
+        else None,
+        threads=threads,
+        force=force,
+    )
+    progress = for_terminal(quiet)
+    if dry_run:
+        from quantcli.planning import make_plan
+
+        made = make_plan(job, weights=False, progress=progress)
+        render.warnings(made.all_warnings)
+        render.plan(made, as_json)
+        return
+    from quantcli.pipeline import convert as run
+
+    done = run(job, progress)
+    render.warnings(done.warnings)
+    if report is not None:
+        files.write_report(done, report)
+    render.report(done, as_json, quiet)

@@ -1,0 +1,37 @@
+"""From command-line values to a Job: flags extend and override the recipe file."""
+
+from pathlib import Path
+from typing import Any
+
+from quantcli.planning import Job, default_threads
+from quantcli.recipes import Recipe, read_recipe, recipe_from_flags
+
+DEFAULT_TYPE = "Q4_K_M"
+
+
+def make_job(
+    source: str,
+    types: str | None,
+    recipe_file: Path | None,
+    flags: dict[str, Any],
+    *,
+    threads: int | None,
+    on_fallback: str,
+    **rest: Any,
+) -> Job:
+    """Build the job; `types` is the comma-separated --type value, None for the default.
+
+    Raises:
+        UsageError: for values that no job can have.
+    """
+    recipe = read_recipe(recipe_file) if recipe_file else Recipe()
+    if types is None:
+        types = recipe.file_type or DEFAULT_TYPE
+    return Job(
+        source=source,
+        types=tuple(name for name in types.split(",") if name),
+        recipe=recipe.merged_with(recipe_from_flags(**flags)),
+        on_fallback=on_fallback,
+        threads=threads or default_threads(),
+        **rest,
+    )

@@ -1,0 +1,57 @@
+"""What a method returns: bytes, and what they cost against the weights they stand for."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import numpy as np
+
+from quantcli.tensor_types import TensorType, flushed_blocks
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Error sums over some weights of a tensor; pieces of a tensor add up."""
+
+    weights: int = 0
+    squared_weight: float = 0.0
+    squared_error: float = 0.0
+    max_error: float = 0.0
+    flushed: int = 0  # blocks of non-zero weights too small for their type's scale
+
+    def __add__(self, other: Self) -> "Cost":
+        return Cost(
+            self.weights + other.weights,
+            self.squared_weight + other.squared_weight,
+            self.squared_error + other.squared_error,
+            max(self.max_error, other.max_error),
+            self.flushed + other.flushed,
+        )
+
+    @property
+    def rmse(self) -> float:
+        """Root of the mean squared error per weight."""
+        return (self.squared_error / self.weights) ** 0.5 if self.weights else 0.0
+
+    @property
+    def relative_error(self) -> float:
+        """||w - w'|| / ||w||, 0 for an all-zero tensor."""
+        return (self.squared_error / self.squared_weight) ** 0.5 if self.squared_weight else 0.0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Rows of one tensor in one tensor type: packed uint8 [rows, row_bytes] and its cost."""
+
+    packed: np.ndarray
+    cost: Cost
+
+
+def measured(w: np.ndarray, packed: np.ndarray, kind: TensorType) -> Encoded:
+    """Decode what was packed and compare it with the float32 rows w [rows, n]."""
+    decoded = kind.decode(packed)
+    flushed = flushed_blocks(w, decoded, kind.block_size) if kind.quantized else 0
+    difference = np.subtract(decoded, w, out=decoded)
+    max_error = float(max(difference.max(), -difference.min()))
+    squared_error = float(np.square(difference, out=difference).sum(dtype=np.float64))
+    squared_weight = float(np.square(w, out=difference).sum(dtype=np.float64))
+    return Encoded(packed, Cost(w.size, squared_weight, squared_error, max_error, flushed))

@@ -1,0 +1,233 @@
+"""The one pipeline: plan, then stream every tensor through its types into the output files.
+
+Read `convert` first. Weights flow in pieces of whole rows, cut the same way whatever the number
+of threads, so that outputs are byte-identical; memory is bounded by the pieces in flight.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from quantcli.architectures import OutputTensor
+from quantcli.checkpoint import Checkpoint
+from quantcli.errors import BadInputError, IntegrityError
+from quantcli.gguf_file import (
+    TensorEntry,
+    Writer,
+    WrittenFile,
+    check_output,
+    check_space,
+    read_tensor,
+)
+from quantcli.methods import rtn
+from quantcli.methods.encoded import Cost, Encoded
+from quantcli.planning import Job, Plan, PlannedFile, make_plan
+from quantcli.planning.memory import PIECE_WEIGHTS, PIECES_WAITING, PeakMemory
+from quantcli.progress import Progress, Silent
+from quantcli.report import Output, Report, TensorReport
+from quantcli.tensor_types import by_id
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Whole rows of one tensor; `index` is the tensor's place in the file."""
+
+    index: int
+    rows: slice
+
+
+def convert(job: Job, progress: Progress | None = None) -> Report:
+    """Convert a checkpoint to one GGUF file per type and report what it cost.
+
+    Raises:
+        QuantcliError: one of its subclasses; no output is left behind.
+    """
+    began = time.monotonic()
+    progress = progress or Silent()
+    plan = make_plan(job, weights=False, progress=progress)
+    check_outputs(plan)
+    if not plan.checkpoint.has_weights:
+        pinned = replace(job, revision=plan.checkpoint.revision)
+        plan = make_plan(pinned, progress=progress)
+    check_heads(plan)
+    memory = PeakMemory()
+    with ExitStack() as open_files:
+        writers = [open_files.enter_context(_writer(plan, file)) for file in plan.files]
+        costs = _quantize(plan, writers, memory, progress)
+        written = _commit(plan, writers, progress)
+    return Report(
+        source_id=plan.checkpoint.id,
+        revision=plan.checkpoint.revision,
+        architecture=plan.architecture.name,
+        parameters=plan.parameters,
+        outputs=[_output(plan, *facts) for facts in zip(plan.files, written, costs, strict=True)],
+        seconds=time.monotonic() - began,
+        peak_memory_bytes=memory.peak,
+        warnings=plan.all_warnings + _flushed_warnings(plan, costs),
+    )
+
+
+def check_outputs(plan: Plan) -> None:
+    """Refuse outputs that exist, are an input, or do not fit on the disk.
+
+    Raises:
+        OutputExistsError, UsageError, ResourceError: see gguf_file.check_output, check_space.
+    """
+    for file in plan.files:
+        for shard in file.shards:
+            check_output(shard.path, force=plan.job.force, sources=plan.sources)
+    check_space(plan.files[0].path.parent, plan.disk_bytes)
+
+
+def check_heads(plan: Plan) -> None:
+    """Where llama.cpp reads another tensor than transformers does, both must hold the same.
+
+    Raises:
+        BadInputError: naming both tensors.
+    """
+    for origin in plan.origins:
+        if origin.source is not None and origin.must_equal is not None:
+            one, other = (plan.checkpoint.raw(name) for name in (origin.source, origin.must_equal))
+            step = max(1, PIECE_WEIGHTS // origin.shape[-1])
+            for start in range(0, len(one), step):
+                if not np.array_equal(one[start : start + step], other[start : start + step]):
+                    raise BadInputError(
+                        f"{plan.checkpoint.id}: config.json says tie_word_embeddings, but "
+                        f"{origin.source!r} differs from {origin.must_equal!r}; correct config.json"
+                    )
+
+
+def _writer(plan: Plan, file: PlannedFile) -> Writer:
+    return Writer(
+        file.path,
+        file.metadata,
+        file.slots,
+        split_max_bytes=plan.job.split_max_bytes,
+        force=plan.job.force,
+    )
+
+
+def _quantize(
+    plan: Plan, writers: list[Writer], memory: PeakMemory, progress: Progress
+) -> list[list[Cost]]:
+    """Encode every piece in every type it is wanted in; costs per file and tensor."""
+    costs = [[Cost()] * len(plan.origins) for _ in plan.files]
+    progress.start("Quantizing", sum(4 * t.weights for t in plan.files[0].tensors))
+    ahead = plan.job.threads + PIECES_WAITING
+    with ThreadPoolExecutor(plan.job.threads) as pool:
+        work = partial(_encode, plan)
+        for piece, encoded in in_order(pool, work, pieces(plan.origins), ahead):
+            for file, writer, cost in zip(plan.files, writers, costs, strict=True):
+                tensor = file.tensors[piece.index]
+                part = encoded[tensor.type.name]
+                writer.write(tensor.name, part.packed)
+                cost[piece.index] += part.cost
+            memory.sample()
+            progress.advance(4 * part.cost.weights)
+    progress.finish()
+    return costs
+
+
+def pieces(origins: Iterable[OutputTensor]) -> Iterator[Piece]:
+    """Cut each tensor into runs of whole rows of about PIECE_WEIGHTS weights, in file order."""
+    for index, origin in enumerate(origins):
+        n_rows, n_columns = matrix_shape(origin)
+        step = max(1, PIECE_WEIGHTS // n_columns)
+        for start in range(0, n_rows, step):
+            yield Piece(index, slice(start, min(start + step, n_rows)))
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[tuple[Item, Result]]:
+    """work(item) on the pool, at most `ahead` at a time, yielded in the order of items."""
+    pending: deque[tuple[Item, Future[Result]]] = deque()
+    for item in items:
+        pending.append((item, pool.submit(work, item)))
+        if len(pending) >= ahead:
+            first, future = pending.popleft()
+            yield first, future.result()
+    for first, future in pending:
+        yield first, future.result()
+
+
+def _encode(plan: Plan, piece: Piece) -> dict[str, Encoded]:
+    """One piece in each tensor type that some output wants it in."""
+    origin = plan.origins[piece.index]
+    types = {tensor.type.name: tensor.type for tensor in plan.versions(piece.index)}
+    w = load(plan.checkpoint, origin, piece.rows)
+    importance = plan.importance(origin, types.values())
+    try:
+        return rtn.quantize(w, importance, types.values(), first_row=piece.rows.start)
+    except BadInputError as error:
+        name = origin.source or origin.name
+        raise BadInputError(f"{plan.checkpoint.id}: tensor {name!r}: {error}") from None
+
+
+def load(checkpoint: Checkpoint, origin: OutputTensor, rows: slice) -> np.ndarray:
+    """Rows of an output tensor as float32 [rows, n], permuted and shifted as its family wants."""
+    if origin.data is not None:
+        return origin.data.reshape(matrix_shape(origin))[rows]
+    if origin.source is None:
+        raise RuntimeError(f"{origin.name!r} has neither source nor data")
+    if len(origin.shape) == 1:
+        w = checkpoint.float32(origin.source, origin.rows).reshape(1, -1)
+    else:
+        w = checkpoint.float32(origin.source, rows if origin.rows is None else origin.rows[rows])
+    return w + np.float32(origin.add) if origin.add else w
+
+
+def matrix_shape(origin: OutputTensor) -> tuple[int, int]:
+    """(rows, columns); a vector is one row."""
+    *rows, columns = origin.shape
+    return math.prod(rows), columns
+
+
+def _commit(plan: Plan, writers: list[Writer], progress: Progress) -> list[list[WrittenFile]]:
+    """Read every file back, verify it, and give it its final name."""
+    progress.start("Verifying", sum(t.nbytes for file in plan.files for t in file.tensors))
+
+    def verify(entry: TensorEntry) -> None:
+        if not by_id(entry.type_id).scales_finite(read_tensor(entry)):
+            raise IntegrityError(f"tensor {entry.name!r} reads back with a scale not finite")
+        progress.advance(entry.nbytes)
+
+    written = [writer.commit(verify) for writer in writers]
+    progress.finish()
+    return written
+
+
+def _output(plan: Plan, file: PlannedFile, written: list[WrittenFile], costs: list[Cost]) -> Output:
+    return Output(
+        paths=[str(part.path) for part in written],
+        sha256=[part.sha256 for part in written],
+        file_type=file.file_type.name,
+        method=plan.job.method,
+        size_bytes=sum(part.size_bytes for part in written),
+        bpw=file.bpw,
+        tensors=[
+            TensorReport(t.name, t.type.name, t.shape, t.nbytes, cost, t.fallback)
+            for t, cost in zip(file.tensors, costs, strict=True)
+        ],
+    )
+
+
+def _flushed_warnings(plan: Plan, costs: list[list[Cost]]) -> list[str]:
+    return [
+        f"{tensor.name}: {cost.flushed} blocks of weights too small for {tensor.type.name}'s "
+        f"scale became zero in {file.file_type.name}"
+        for file, per_tensor in zip(plan.files, costs, strict=True)
+        for tensor, cost in zip(file.tensors, per_tensor, strict=True)
+        if cost.flushed
+    ]

@@ -1,0 +1,6 @@
+"""Before the long work: what will be written, how big, with which types, and what it needs."""
+
+from quantcli.planning.job import Job, default_threads
+from quantcli.planning.plan import Plan, PlannedFile, PlannedTensor, make_plan
+
+__all__ = ["Job", "Plan", "PlannedFile", "PlannedTensor", "default_threads", "make_plan"]

@@ -1,0 +1,35 @@
+"""What a user asks for: one conversion."""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from quantcli.recipes import Recipe
+
+
+def default_threads() -> int:
+    """The cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One source, any number of file types.
+
+    `output` is a file (one type only) or a folder; a folder gets GGUF-convention names.
+    `split_max_bytes` cuts each output into shards of at most that many bytes of tensor data.
+    """
+
+    source: str
+    types: tuple[str, ...] = ("Q4_K_M",)
+    output: Path = Path()
+    revision: str | None = None
+    method: str = "rtn"
+    recipe: Recipe = field(default_factory=Recipe)
+    imatrix: Path | None = None
+    override_kv: tuple[str, ...] = ()
+    pre_tokenizer: str | None = None
+    on_fallback: str = "warn"
+    split_max_bytes: int | None = None
+    threads: int = field(default_factory=default_threads)
+    force: bool = False

@@ -1,0 +1,53 @@
+"""Where outputs go and what they are called."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from quantcli.errors import UsageError
+
+Metadata = dict[str, Any]
+
+
+def output_path(output: Path, metadata: Metadata, file_type: str) -> Path:
+    """The path of one output; a folder gets a name by the GGUF naming convention.
+
+    Raises:
+        UsageError: when `output` is neither an existing folder nor the name of a .gguf file.
+    """
+    if output.is_dir():
+        return output / conventional_name(metadata, file_type)
+    if output.suffix == ".gguf":
+        return output
+    raise UsageError(
+        f"--output {str(output)!r} is neither an existing folder nor a file name ending in .gguf"
+    )
+
+
+def conventional_name(metadata: Metadata, file_type: str) -> str:
+    """<BaseName>-<SizeLabel>-<FineTune>-<Version>-<Type>.gguf (gguf's naming_convention)."""
+    import gguf
+
+    name = gguf.utility.naming_convention(
+        metadata.get("general.name"),
+        metadata.get("general.basename"),
+        metadata.get("general.finetune"),
+        metadata.get("general.version"),
+        metadata.get("general.size_label"),
+        file_type,
+    )
+    # The parts come from a model card: no separators, no hidden files, no control codes.
+    return re.sub(r"[^\w.+-]+", "-", name).lstrip(".-")[-200:] + ".gguf"
+
+
+def check_distinct(paths: list[Path]) -> None:
+    """Refuse several outputs under one name.
+
+    Raises:
+        UsageError: naming the path.
+    """
+    for path in paths:
+        if paths.count(path) > 1:
+            raise UsageError(
+                f"--output {str(path)!r} is one file for several types; give a folder instead"
+            )

@@ -1,0 +1,302 @@
+"""The plan: shapes and types fix every byte, so all that can be known is known before the work.
+
+Nothing that could be refused here may fail after an hour of work.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantcli import __version__
+from quantcli.architectures import Architecture, OutputTensor, find
+from quantcli.calibration.imatrix import Imatrix, read_imatrix
+from quantcli.checkpoint import Checkpoint, open_checkpoint
+from quantcli.errors import BadInputError, UsageError
+from quantcli.gguf_file import Shard, Slot, plan_shards
+from quantcli.methods import check_method
+from quantcli.planning.job import Job
+from quantcli.planning.memory import peak_memory
+from quantcli.planning.names import check_distinct, output_path
+from quantcli.planning.overrides import apply_overrides
+from quantcli.planning.provenance import general_metadata
+from quantcli.progress import Progress
+from quantcli.recipes import (
+    Choice,
+    FileType,
+    check_fallbacks,
+    choose_types,
+    file_type,
+    unused_patterns,
+)
+from quantcli.tensor_types import TensorType, get
+from quantcli.tokenizer import read_tokenizer
+
+Metadata = dict[str, Any]
+QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+OPTIONAL_IN_IMATRIX = ("token_embd.weight", "output.weight")
+
+
+@dataclass(frozen=True)
+class PlannedTensor:
+    """One tensor of an output file: where it comes from and what it becomes."""
+
+    origin: OutputTensor
+    type: TensorType
+    choice: Choice
+
+    @property
+    def name(self) -> str:
+        """GGUF name."""
+        return self.origin.name
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Numpy order: rows first, the contiguous dimension last."""
+        return self.origin.shape
+
+    @property
+    def fallback(self) -> str | None:
+        """Why the type is not the wanted one."""
+        return self.choice.fallback
+
+    @property
+    def weights(self) -> int:
+        """Number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in the file, without padding."""
+        return self.slot.nbytes
+
+    @property
+    def slot(self) -> Slot:
+        """The tensor as the writer sees it."""
+        return Slot(self.name, self.shape, self.type.ggml_id)
+
+
+@dataclass(frozen=True)
+class PlannedFile:
+    """One output: a file, or a set of shards, of one file type."""
+
+    file_type: FileType
+    path: Path
+    metadata: Metadata
+    tensors: list[PlannedTensor]
+    shards: list[Shard]
+    warnings: list[str]
+
+    @property
+    def size_bytes(self) -> int:
+        """All bytes on disk, headers and padding included."""
+        return sum(shard.size for shard in self.shards)
+
+    @property
+    def bpw(self) -> float:
+        """Bits of tensor data per weight."""
+        data = sum(tensor.nbytes for tensor in self.tensors)
+        return 8 * data / sum(tensor.weights for tensor in self.tensors)
+
+    @property
+    def slots(self) -> list[Slot]:
+        """The tensors as the writer sees them."""
+        return [tensor.slot for tensor in self.tensors]
+
+    @property
+    def choices(self) -> list[Choice]:
+        """The tensors as the recipe sees them."""
+        return [tensor.choice for tensor in self.tensors]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of a job that is known before a weight is read; `warnings` are about the source."""
+
+    job: Job
+    checkpoint: Checkpoint
+    architecture: Architecture
+    parameters: int
+    files: list[PlannedFile]
+    imatrix: Imatrix | None
+    peak_memory_bytes: int
+    warnings: list[str]
+
+    @property
+    def origins(self) -> list[OutputTensor]:
+        """The tensors in file order: the same for every output."""
+        return [tensor.origin for tensor in self.files[0].tensors]
+
+    @property
+    def all_warnings(self) -> list[str]:
+        """About the source, then about each output."""
+        return self.warnings + [line for file in self.files for line in file.warnings]
+
+    @property
+    def disk_bytes(self) -> int:
+        """Space that all outputs need."""
+        return sum(file.size_bytes for file in self.files)
+
+    @property
+    def sources(self) -> list[Path]:
+        """Files that are read: no output may be one of them."""
+        root = self.checkpoint.side_files.root
+        imatrix = [self.job.imatrix] if self.job.imatrix else []
+        return [*(root / name for name in self.checkpoint.source_files), *imatrix]
+
+    def versions(self, index: int) -> list[PlannedTensor]:
+        """The tensor of that place in every file."""
+        return [file.tensors[index] for file in self.files]
+
+    def importance(self, origin: OutputTensor, types: Iterable[TensorType]) -> np.ndarray | None:
+        """Float32 [n] that weights the columns' errors, where there is an imatrix to use."""
+        if self.imatrix is None or not any(kind.quantized for kind in types):
+            return None
+        return self.imatrix.importance(origin.name, origin.shape[-1])
+
+
+def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = None) -> Plan:
+    """Open the source and decide everything; with weights=False a hub model is not downloaded.
+
+    Raises:
+        QuantcliError: whatever can be known to be wrong before weights are read.
+    """
+    kinds = list(dict.fromkeys(file_type(name) for name in job.types))
+    if not kinds:
+        raise UsageError("no file type was asked for; `quantcli list types` names them")
+    check_method(job.method)
+    imatrix = read_imatrix(job.imatrix) if job.imatrix else None
+    checkpoint = open_checkpoint(
+        job.source, revision=job.revision, weights=weights, progress=progress
+    )
+    architecture = find(checkpoint.config)
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    origins = architecture.tensors(checkpoint.config, shapes)
+    for origin in origins:
+        if origin.source is not None:
+            checkpoint.weight(origin.source)
+    metadata, warnings = _common_metadata(job, checkpoint, architecture, origins, imatrix)
+    files = [_plan_file(job, kind, origins, metadata, checkpoint) for kind in kinds]
+    check_distinct([file.path for file in files])
+    if imatrix is not None:
+        _check_imatrix(imatrix, files)
+    vocabulary = len(metadata["tokenizer.ggml.tokens"])
+    return Plan(
+        job=job,
+        checkpoint=checkpoint,
+        architecture=architecture,
+        parameters=_parameters(origins),
+        files=files,
+        imatrix=imatrix,
+        peak_memory_bytes=peak_memory(job.threads, len(kinds), vocabulary),
+        warnings=warnings,
+    )
+
+
+def _parameters(origins: list[OutputTensor]) -> int:
+    return sum(math.prod(origin.shape) for origin in origins if origin.source)
+
+
+def _common_metadata(
+    job: Job,
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    origins: list[OutputTensor],
+    imatrix: Imatrix | None,
+) -> tuple[Metadata, list[str]]:
+    """The metadata that all outputs share, in file order, and warnings."""
+    embedding_rows = next(o.shape[0] for o in origins if o.name == "token_embd.weight")
+    model = architecture.metadata(checkpoint.config)
+    general, warnings = general_metadata(checkpoint, _parameters(origins))
+    tokenizer = read_tokenizer(checkpoint, embedding_rows, pre_tokenizer=job.pre_tokenizer)
+    own: Metadata = {"quantcli.version": __version__, "quantcli.method": job.method}
+    if checkpoint.revision is not None:
+        own["quantcli.source.repo"] = checkpoint.id
+        own["quantcli.source.commit"] = checkpoint.revision
+    metadata = {
+        "general.architecture": model["general.architecture"],
+        **general,
+        **model,
+        **tokenizer,
+        **architecture.tokenizer,
+        **own,
+        **(_imatrix_metadata(imatrix) if imatrix else {}),
+    }
+    return metadata, warnings
+
+
+def _imatrix_metadata(imatrix: Imatrix) -> Metadata:
+    """The keys that llama-quantize writes."""
+    found: Metadata = {"quantize.imatrix.file": imatrix.name}
+    if imatrix.datasets:
+        found["quantize.imatrix.dataset"] = Path(imatrix.datasets[0]).name
+    found["quantize.imatrix.entries_count"] = np.uint32(len(imatrix.entries))
+    found["quantize.imatrix.chunks_count"] = np.uint32(imatrix.chunks)
+    return found
+
+
+def _plan_file(
+    job: Job,
+    kind: FileType,
+    origins: list[OutputTensor],
+    common: Metadata,
+    checkpoint: Checkpoint,
+) -> PlannedFile:
+    choices = choose_types(
+        [(origin.name, origin.shape) for origin in origins],
+        common,
+        replace(job.recipe, file_type=kind.name),
+        has_imatrix=job.imatrix is not None,
+        unquantized=_source_type(checkpoint),
+    )
+    tensors = [
+        PlannedTensor(origin, get(choice.type), choice)
+        for origin, choice in zip(origins, choices, strict=True)
+    ]
+    metadata = {
+        **common,
+        "general.file_type": np.uint32(kind.id),
+        "general.quantization_version": np.uint32(QUANTIZATION_VERSION),
+    }
+    metadata = apply_overrides(metadata, job.override_kv)
+    path = output_path(job.output, metadata, kind.name)
+    slots = [tensor.slot for tensor in tensors]
+    shards = plan_shards(path, metadata, slots, max_bytes=job.split_max_bytes)
+    warnings = _type_warnings(job, kind, choices)
+    return PlannedFile(kind, path, metadata, tensors, shards, warnings)
+
+
+def _source_type(checkpoint: Checkpoint) -> str:
+    """The type that most of the source's matrices have: what --leave-output-tensor keeps."""
+    kinds = Counter(t.dtype for t in checkpoint.tensors.values() if len(t.shape) > 1)
+    return kinds.most_common(1)[0][0] if kinds else "F32"
+
+
+def _check_imatrix(imatrix: Imatrix, files: list[PlannedFile]) -> None:
+    """Every quantized matrix needs its entry, except the embedding and the output tensor.
+
+    Raises:
+        BadInputError: naming the first tensor that the imatrix does not fit.
+    """
+    for tensor in {t.name: t for file in files for t in file.tensors if t.type.quantized}.values():
+        found = imatrix.importance(tensor.name, tensor.shape[-1])
+        if found is None and tensor.name not in OPTIONAL_IN_IMATRIX:
+            raise BadInputError(
+                f"{imatrix.name!r} has no entry for {tensor.name!r}; it was made for another "
+                "model: calibrate on this one, or convert without --imatrix"
+            )
+
+
+def _type_warnings(job: Job, kind: FileType, choices: list[Choice]) -> list[str]:
+    found = [f"{kind.name}: {line}" for line in check_fallbacks(choices, job.on_fallback)]
+    found += [
+        f"{kind.name}: --tensor-type {pattern!r} decides no tensor's type"
+        for pattern in unused_patterns(job.recipe, choices)
+    ]
+    if kind.wants_imatrix and not job.imatrix:
+        found.append(f"{kind.name} is poor without an importance matrix; give one with --imatrix")
+    return found

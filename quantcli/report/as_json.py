@@ -1,0 +1,56 @@
+"""Reports as JSON documents: stable keys, `schema_version` first."""
+
+from typing import Any
+
+from quantcli.report.model import Output, Report, TensorReport
+
+SCHEMA_VERSION = 1
+
+
+def report_document(report: Report) -> dict[str, Any]:
+    """The document that `convert --json` prints and `--report x.json` writes."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": {
+            "id": report.source_id,
+            "revision": report.revision,
+            "architecture": report.architecture,
+            "parameters": report.parameters,
+        },
+        "outputs": [_output(output) for output in report.outputs],
+        "seconds": round(report.seconds, 3),
+        "peak_memory_bytes": report.peak_memory_bytes,
+        "warnings": report.warnings,
+    }
+
+
+def _output(output: Output) -> dict[str, Any]:
+    document: dict[str, Any] = {
+        "path": output.paths[0],
+        "file_type": output.file_type,
+        "method": output.method,
+        "size_bytes": output.size_bytes,
+        "bpw": round(output.bpw, 4),
+        "sha256": output.sha256[0],
+        "tensors": [_tensor(tensor) for tensor in output.worst],
+        "quality": None,
+    }
+    if len(output.paths) > 1:
+        document["shards"] = [
+            {"path": path, "sha256": digest}
+            for path, digest in zip(output.paths, output.sha256, strict=True)
+        ]
+    return document
+
+
+def _tensor(tensor: TensorReport) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "type": tensor.type,
+        "shape": list(reversed(tensor.shape)),
+        "size_bytes": tensor.size_bytes,
+        "rmse": tensor.cost.rmse,
+        "relative_error": tensor.cost.relative_error,
+        "max_error": tensor.cost.max_error,
+        "fallback": tensor.fallback,
+    }

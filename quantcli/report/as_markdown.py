@@ -1,0 +1,62 @@
+"""Reports as Markdown, for model cards and pull requests."""
+
+from pathlib import Path
+
+from quantcli.report.model import Output, Report
+from quantcli.report.words import count, percent, shape, size
+
+
+def report_markdown(report: Report) -> str:
+    """A summary table of all outputs, then each output's tensors, worst first."""
+    lines = [
+        f"# {report.source_id}",
+        "",
+        f"{report.architecture}, {count(report.parameters)} parameters"
+        + (f", revision `{report.revision}`" if report.revision else "")
+        + ".",
+        "",
+        *_rows(
+            ("File", "Type", "Size", "bpw", "Error", "sha256"),
+            [_summary(output) for output in report.outputs],
+        ),
+    ]
+    for output in report.outputs:
+        lines += ["", f"## {output.file_type}", "", *_tensors(output)]
+    if report.warnings:
+        lines += ["", "## Warnings", "", *(f"- {warning}" for warning in report.warnings)]
+    return "\n".join(lines) + "\n"
+
+
+def _rows(headings: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    table = [list(headings), ["---"] * len(headings), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
+
+
+def _summary(output: Output) -> list[str]:
+    return [
+        Path(output.paths[0]).name,
+        output.file_type,
+        size(output.size_bytes),
+        f"{output.bpw:.2f}",
+        percent(output.cost.relative_error),
+        f"`{output.sha256[0]}`",
+    ]
+
+
+def _tensors(output: Output) -> list[str]:
+    return _rows(
+        ("Tensor", "Type", "Shape", "Size", "RMSE", "Error", "Max", "Note"),
+        [
+            [
+                f"`{tensor.name}`",
+                tensor.type,
+                shape(tensor.shape),
+                size(tensor.size_bytes),
+                f"{tensor.cost.rmse:.3e}",
+                percent(tensor.cost.relative_error),
+                f"{tensor.cost.max_error:.3e}",
+                tensor.fallback or "",
+            ]
+            for tensor in output.worst
+        ],
+    )

@@ -1,0 +1,54 @@
+"""The report of a conversion: plain data, filled by the pipeline, drawn by its neighbours."""
+
+from dataclasses import dataclass, field
+
+from quantcli.methods.encoded import Cost
+
+
+@dataclass(frozen=True)
+class TensorReport:
+    """One tensor of an output file."""
+
+    name: str
+    type: str
+    shape: tuple[int, ...]  # numpy order; written reversed ("fastest first") in reports
+    size_bytes: int
+    cost: Cost
+    fallback: str | None
+
+
+@dataclass(frozen=True)
+class Output:
+    """One written model: a file, or a set of shards."""
+
+    paths: list[str]
+    sha256: list[str]
+    file_type: str
+    method: str
+    size_bytes: int
+    bpw: float
+    tensors: list[TensorReport]
+
+    @property
+    def cost(self) -> Cost:
+        """The error over all weights of the file."""
+        return sum((tensor.cost for tensor in self.tensors), Cost())
+
+    @property
+    def worst(self) -> list[TensorReport]:
+        """Tensors by relative error, worst first."""
+        return sorted(self.tensors, key=lambda t: (-t.cost.relative_error, t.name))
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that one run of `convert` did."""
+
+    source_id: str
+    revision: str | None
+    architecture: str
+    parameters: int
+    outputs: list[Output]
+    seconds: float
+    peak_memory_bytes: int
+    warnings: list[str] = field(default_factory=list)

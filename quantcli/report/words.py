@@ -1,0 +1,28 @@
+"""Numbers as people read them."""
+
+from rich.filesize import decimal
+
+
+def size(n_bytes: int) -> str:
+    """Bytes in decimal units, as disks and download pages count: "2.5 MB"."""
+    return decimal(n_bytes)
+
+
+def count(n: int) -> str:
+    """A number of parameters: "4.20 M", "8.03 B"."""
+    for scale, unit in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "K")):
+        if n >= scale:
+            return f"{n / scale:.2f} {unit}"
+    return str(n)
+
+
+def percent(fraction: float) -> str:
+    """Three significant digits, down to 0.001 %."""
+    value = 100 * fraction
+    digits = 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:.{digits}f} %"
+
+
+def shape(dimensions: tuple[int, ...]) -> str:
+    """GGUF order, fastest dimension first: "4096×14336"."""
+    return "×".join(str(n) for n in reversed(dimensions))
