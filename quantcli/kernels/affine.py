@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from quantcli.kernels.rounding import nearest, reciprocal, to_half
+from quantcli.kernels import scratch
+from quantcli.kernels.rounding import nearest, reciprocal, select, to_half
 from quantcli.kernels.search import TINY, best_of, super_scale, total
 
 # A candidate (delta, offset) rounds (x - min) / (max - min) * (nmax + delta) + offset.
@@ -34,28 +35,30 @@ class AffineGrid(NamedTuple):
 
 
 class _Shifted:
-    """y = x - low with its weights, and two scratch arrays: what every candidate is measured on."""
+    """y = x - low with its weights, and two arrays to work in: what every candidate is measured on."""
 
     def __init__(self, x: np.ndarray, weights: np.ndarray | None, low: np.ndarray) -> None:
         self.low = low
         self.weights = weights
-        self.y = x - low
-        self.wy = self.y if weights is None else self.y * weights
+        self.y = np.subtract(x, low, out=scratch.empty(x.shape))
+        self.wy = self.y
+        if weights is not None:
+            self.wy = np.multiply(self.y, weights, out=scratch.empty(x.shape))
         self.sw = np.full(x.shape[1:], len(x), np.float32) if weights is None else total(weights)
         self.sy = total(self.wy)
         self.sx = self.sy + low * self.sw
-        self.codes = np.empty_like(x)
-        self.scratch = np.empty_like(x)
+        self.codes = scratch.empty(x.shape)
+        self.products = scratch.empty(x.shape)
 
     def moments(self, out: np.ndarray | None = None) -> np.ndarray:
         """Sums of w t, w t t and w y t of the codes t in self.codes: f32[3, S, R]."""
-        out = np.empty((3, *self.sw.shape), np.float32) if out is None else out
+        out = scratch.empty((3, *self.sw.shape)) if out is None else out
         t, wt = self.codes, self.codes
         if self.weights is not None:
-            wt = np.multiply(t, self.weights, out=self.scratch)
+            wt = np.multiply(t, self.weights, out=self.products)
         total(wt, out=out[0])
-        total(np.multiply(wt, t, out=self.scratch), out=out[1])
-        total(np.multiply(t, self.wy, out=self.scratch), out=out[2])
+        total(np.multiply(wt, t, out=self.products), out=out[1])
+        total(np.multiply(t, self.wy, out=self.products), out=out[2])
         return out
 
 
@@ -67,7 +70,7 @@ def search(
     min_cost * sum(w) * minimum**2 is subtracted from the gain of a candidate.
     """
     inverse = reciprocal(np.maximum(np.maximum.reduce(data.y, axis=0), TINY))
-    moments = np.empty((3, len(candidates), *inverse.shape), np.float32)
+    moments = scratch.empty((3, len(candidates), *inverse.shape))
     for i, (delta, offset) in enumerate(candidates):
         np.multiply(data.y, inverse * np.float32(nmax + delta), out=data.codes)
         if offset:
@@ -178,7 +181,7 @@ def _refine(data: _Shifted, grid: AffineGrid, moments: np.ndarray, nscale: int) 
         return d * (2 * p - d * aa + 2 * dmin * ab) - dmin * (2 * q + dmin * bb)
 
     better = gain_of(d, dmin) > gain_of(grid.d, grid.dmin)
-    return AffineGrid(np.where(better, d, grid.d), np.where(better, dmin, grid.dmin), scales, mins)
+    return AffineGrid(select(better, d, grid.d), select(better, dmin, grid.dmin), scales, mins)
 
 
 def fit_blocks(

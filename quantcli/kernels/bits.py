@@ -1,15 +1,26 @@
-"""Bit fields of codes, eight at a time: uint8 arrays whose last axis is a multiple of 8 long."""
+"""Bit fields of codes, eight at a time: uint8 arrays whose last axis is a multiple of 8 long.
+
+Fields of records are moved as *units* u8[U, 4 R], four bytes at a time, see quantcli.kernels.
+"""
 
 import numpy as np
+
+from quantcli.kernels import scratch
 
 ONES = 0x0101010101010101
 
 
 def field(codes: np.ndarray, shift: int, bits: int) -> np.ndarray:
     """(codes >> shift) & (2**bits - 1), element by element."""
-    words = np.right_shift(codes.view(np.uint64), np.uint64(shift))
-    words &= np.uint64(ONES * ((1 << bits) - 1))
-    return words.view(np.uint8)
+    out = scratch.empty(codes.shape, np.uint8)
+    words = out.view(np.uint64)
+    mask = np.uint64(ONES * ((1 << bits) - 1))
+    if shift:
+        np.right_shift(codes.view(np.uint64), np.uint64(shift), out=words)
+        words &= mask
+    else:
+        np.bitwise_and(codes.view(np.uint64), mask, out=words)
+    return out
 
 
 def merge(codes: np.ndarray, axis: int, bits: int) -> np.ndarray:
@@ -26,7 +37,7 @@ def split(merged: np.ndarray, axis: int, bits: int) -> np.ndarray:
     """The inverse of merge: a new axis of 8 // bits fields."""
     words = np.ascontiguousarray(merged).view(np.uint64)
     count = 8 // bits
-    out = np.empty((*words.shape[:axis], count, *words.shape[axis:]), np.uint64)
+    out = scratch.empty((*words.shape[:axis], count, *words.shape[axis:]), np.uint64)
     mask = np.uint64(ONES * ((1 << bits) - 1))
     for i, plane in enumerate(np.moveaxis(out, axis, 0)):
         np.right_shift(words, np.uint64(i * bits), out=plane)
@@ -34,17 +45,52 @@ def split(merged: np.ndarray, axis: int, bits: int) -> np.ndarray:
     return out.view(np.uint8)
 
 
-def nibbles_and_fifth(codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """5-bit codes u8[32, 1, R] -> qh u8[R, 4], qs u8[R, 16], as in Q5_0 and Q5_1."""
-    high = merge(field(codes, 4, 1).reshape(4, 8, -1), 1, bits=1)
-    return high.T, merge(field(codes, 0, 4).reshape(2, 16, -1), 0, bits=4).T
+def add_field(codes: np.ndarray, high: np.ndarray, shift: int) -> None:
+    """codes |= high << shift, in place; high is overwritten."""
+    words = high.view(np.uint64)
+    words <<= np.uint64(shift)
+    codes.view(np.uint64)[...] |= words
 
 
-def from_nibbles_and_fifth(qh: np.ndarray, qs: np.ndarray) -> np.ndarray:
-    """The inverse of nibbles_and_fifth."""
-    codes = split(qs.T, 0, bits=4).reshape(32, 1, -1)
-    codes |= split(qh.T, 1, bits=1).reshape(32, 1, -1) << np.uint8(4)
-    return codes
+def store(units: np.ndarray, records: np.ndarray, name: str) -> None:
+    """Units u8[..., 4 R] -> field `name` of records [R]."""
+    words = units.view(np.uint32).reshape(-1, len(records))
+    rows = scratch.empty((len(records), len(words)), np.uint32)
+    rows[...] = words.T
+    whole = np.dtype((np.void, 4 * len(words)))
+    records.getfield(whole, records.dtype.fields[name][1])[...] = rows.view(whole)[:, 0]
+
+
+def load(records: np.ndarray, name: str) -> np.ndarray:
+    """The inverse of store: units u8[U, 4 R]."""
+    dtype, offset = records.dtype.fields[name][:2]
+    rows = scratch.empty((len(records), dtype.itemsize // 4), np.uint32)
+    whole = np.dtype((np.void, dtype.itemsize))
+    rows.view(whole)[:, 0] = records.getfield(whole, offset)
+    units = scratch.empty(rows.shape[::-1], np.uint32)
+    units[...] = rows.T
+    return units.view(np.uint8)
+
+
+def fifth_bits(high: np.ndarray) -> np.ndarray:
+    """Units u8[8, 4 R] of zeros and ones -> u32[R], bit j that of weight j, as in Q5_0 and Q5_1."""
+    # The multiplication moves the lowest bits of four bytes to bits 28-31.
+    nibbles = (high.view(np.uint32) * np.uint32(0x10204080)) >> np.uint32(28)
+    packed = nibbles[7]
+    for nibble in nibbles[6::-1]:
+        packed = packed << np.uint32(4) | nibble
+    return packed
+
+
+def from_fifth_bits(packed: np.ndarray) -> np.ndarray:
+    """The inverse of fifth_bits."""
+    nibbles = scratch.empty((8, len(packed)), np.uint32)
+    for i in range(8):
+        np.right_shift(packed, np.uint32(4 * i), out=nibbles[i])
+    nibbles &= np.uint32(15)
+    nibbles *= np.uint32(0x00204081)
+    nibbles &= np.uint32(0x01010101)
+    return nibbles.view(np.uint8)
 
 
 def six_bit_pairs(scales: np.ndarray, mins: np.ndarray) -> np.ndarray:

@@ -1,9 +1,19 @@
 """Rounding: to fp16 values, to codes, and reciprocals that are 0 for 0."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 F16_MAX = 65504.0
 F16_MIN_NORMAL = 2.0**-14  # below, fp16 is a grid of step 2**-24
+
+
+def select(mask: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """float32 a where mask else b. By bits: numpy's where takes one element at a time."""
+    keep = np.negative(mask.view(np.int8), dtype=np.int32)
+    keep &= a.view(np.int32) ^ b.view(np.int32)
+    keep ^= b.view(np.int32)
+    return keep.view(np.float32)
 
 
 def to_half(x: np.ndarray) -> np.ndarray:
@@ -13,9 +23,12 @@ def to_half(x: np.ndarray) -> np.ndarray:
     those are rounded here: adding 0.5 leaves a grid of 2**-24.
     """
     size = np.abs(x)
-    normal = np.clip(size, F16_MIN_NORMAL, F16_MAX).astype(np.float16).astype(np.float32)
-    subnormal = (np.minimum(size, np.float32(F16_MIN_NORMAL)) + np.float32(0.5)) - np.float32(0.5)
-    return np.copysign(np.where(size < F16_MIN_NORMAL, subnormal, normal), x)
+    small = size < np.float32(F16_MIN_NORMAL)
+    normal = np.clip(size, np.float32(F16_MIN_NORMAL), np.float32(F16_MAX))
+    rounded = normal.astype(np.float16).astype(np.float32)
+    if small.any():
+        rounded = select(small, (size + np.float32(0.5)) - np.float32(0.5), rounded)
+    return np.copysign(rounded, x, out=rounded)
 
 
 def to_half_scale(x: np.ndarray) -> np.ndarray:
@@ -24,29 +37,40 @@ def to_half_scale(x: np.ndarray) -> np.ndarray:
     For the d that integer scales multiply: a d that is too small by a third would clip the largest
     scale, and a d of zero would lose the block; a d that is too large only wastes integers.
     """
-    size = np.abs(x)
-    up = np.ceil(np.minimum(size, np.float32(F16_MIN_NORMAL)) * 2**24) * np.float32(2**-24)
-    return np.where(size < F16_MIN_NORMAL, np.copysign(up, x), to_half(x))
+    small = np.abs(x) < np.float32(F16_MIN_NORMAL)
+    rounded = to_half(x)
+    if small.any():
+        up = np.ceil(np.abs(x) * np.float32(2**24)) * np.float32(2**-24)
+        rounded = select(small, np.copysign(up, x, out=up), rounded)
+    return rounded
 
 
 def reciprocal(x: np.ndarray) -> np.ndarray:
     """1/x, and 0 where x is 0 or so small that 1/x is not finite."""
-    usable = np.abs(x) >= np.float32(2.0**-126)
-    return np.divide(np.float32(1), x, out=np.zeros_like(x), where=usable)
+    useless = np.less(np.abs(x), np.float32(2.0**-126)).astype(np.float32)
+    return (np.float32(1) - useless) / (x + useless)
 
 
 def signed_extreme(x: np.ndarray) -> np.ndarray:
     """The value of largest magnitude along axis 0, the first one of two opposite ones (as ggml)."""
-    high = np.maximum.reduce(x, axis=0)
-    low = np.minimum.reduce(x, axis=0)
+    high, low = np.maximum.reduce(x, axis=0), np.minimum.reduce(x, axis=0)
+    return first_extreme(high, low, lambda tied: x[:, tied])
+
+
+def first_extreme(
+    high: np.ndarray, low: np.ndarray, weights_of: Callable[[np.ndarray], np.ndarray]
+) -> np.ndarray:
+    """The one of high and low of larger magnitude; weights_of(mask) decides f32[n, k] between equals."""
+    balance = high + low
     extreme = np.maximum(high, -low)
-    np.copyto(extreme, low, where=high < -low)
-    tied = high == -low
+    tied = (balance == 0) & (extreme > 0)
+    np.copysign(extreme, balance, out=extreme)
     if tied.any():
-        candidates = x[:, tied]
+        candidates = weights_of(tied)
         first = np.abs(candidates).argmax(axis=0)
         extreme[tied] = np.take_along_axis(candidates, first[None], axis=0)[0]
-    return extreme + np.float32(0)  # +0 for a block of zeros
+    extreme += np.float32(0)  # +0 for a block of zeros
+    return extreme
 
 
 def nearest(

@@ -6,7 +6,7 @@ w t t and w x t give the best scale, the best minimum and the remaining error in
 
 import numpy as np
 
-from quantcli.kernels.rounding import reciprocal, signed_extreme, to_half_scale
+from quantcli.kernels.rounding import reciprocal, select, signed_extreme, to_half_scale
 
 TINY = np.float32(1e-30)  # keeps a quotient finite where its numerator is zero
 
@@ -18,13 +18,12 @@ def total(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
 
 def best_of(gain: np.ndarray, *values: np.ndarray) -> list[np.ndarray]:
     """For each block the values of its candidate (axis 0) of largest gain, the first of equals."""
-    best = gain[0].copy()
-    chosen = [value[0].copy() for value in values]
+    best = gain[0]
+    chosen = [value[0] for value in values]
     for i in range(1, len(gain)):
         better = gain[i] > best
-        np.copyto(best, gain[i], where=better)
-        for kept, value in zip(chosen, values, strict=True):
-            np.copyto(kept, value[i], where=better)
+        best = np.maximum(best, gain[i])
+        chosen = [select(better, value[i], kept) for kept, value in zip(chosen, values, strict=True)]
     return chosen
 
 

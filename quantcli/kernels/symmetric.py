@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from quantcli.kernels.rounding import nearest, reciprocal, signed_extreme, to_half
+from quantcli.kernels import scratch
+from quantcli.kernels.rounding import nearest, reciprocal, select, signed_extreme, to_half
 from quantcli.kernels.search import TINY, best_of, super_scale, total
 
 
@@ -25,29 +26,31 @@ class SymmetricGrid(NamedTuple):
 
 
 class _Weighted:
-    """x with its weights, and two scratch arrays: what every candidate is measured on."""
+    """x with its weights, and two arrays to work in: what every candidate is measured on."""
 
     def __init__(self, x: np.ndarray, weights: np.ndarray | None, nmax: int) -> None:
         self.x, self.weights, self.nmax = x, weights, nmax
-        self.wx = x if weights is None else x * weights
-        self.codes = np.empty_like(x)
-        self.scratch = np.empty_like(x)
+        self.wx = x
+        if weights is not None:
+            self.wx = np.multiply(x, weights, out=scratch.empty(x.shape))
+        self.codes = scratch.empty(x.shape)
+        self.products = scratch.empty(x.shape)
 
     def moments(self, inverse: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
         """Sums of w t t and w x t of the codes t = x * inverse, rounded: f32[2, S, R]."""
-        out = np.empty((2, *inverse.shape), np.float32) if out is None else out
+        out = scratch.empty((2, *inverse.shape)) if out is None else out
         t = wt = nearest(self.x, inverse, None, -self.nmax, self.nmax - 1, out=self.codes)
         if self.weights is not None:
-            wt = np.multiply(t, self.weights, out=self.scratch)
-        total(np.multiply(wt, t, out=self.scratch), out=out[0])
-        total(np.multiply(t, self.wx, out=self.scratch), out=out[1])
+            wt = np.multiply(t, self.weights, out=self.products)
+        total(np.multiply(wt, t, out=self.products), out=out[0])
+        total(np.multiply(t, self.wx, out=self.products), out=out[1])
         return out
 
 
 def search(data: _Weighted, deltas: Sequence[float]) -> np.ndarray:
     """The best scale of each sub-block, f32[S, R]; delta: the extreme maps to -(nmax + delta)."""
     inverse = -reciprocal(signed_extreme(data.x))
-    moments = np.empty((2, len(deltas), *inverse.shape), np.float32)
+    moments = scratch.empty((2, len(deltas), *inverse.shape))
     for i, delta in enumerate(deltas):
         data.moments(inverse * np.float32(data.nmax + delta), out=moments[:, i])
     sll, slx = moments
@@ -81,7 +84,7 @@ def fit_super_blocks(
         p, q = total(scales * slx), total(scales * scales * sll)
         new = to_half(p / np.maximum(q, TINY))
         better = new * (2 * p - new * q) > d * (2 * p - d * q)
-        d = np.where(better, new, d)
+        d = select(better, new, d)
     return SymmetricGrid(d, scales)
 
 

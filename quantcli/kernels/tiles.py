@@ -1,17 +1,20 @@
-"""Between rows of weights and tiles x[n, S, R], the layout in which all blocks advance together."""
+"""Between rows of weights and tiles, the layouts in which all blocks advance together."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-# Per tile: half a megabyte per array hides the cost of a numpy call and stays near the cache.
+from quantcli.kernels import scratch
+
+# Per tile: half a megabyte per array hides the cost of a numpy call, keeps threads from waiting
+# for one another's calls, and stays near the cache.
 TILE_WEIGHTS = 1 << 17
-LANES = 8  # R is padded to a multiple of this
+LANES = 4  # weights that move together: 16 bytes of float32, one complex128
 
 
 def padded(count: int) -> int:
-    """Smallest legal R that holds `count` blocks."""
-    return -(-count // LANES) * LANES
+    """Smallest legal R that holds `count` blocks: an odd multiple of 8."""
+    return (-(-count // 8) | 1) * 8
 
 
 def spans(n_blocks: int, blocks_per_row: int, block_size: int) -> Iterator[tuple[int, int]]:
@@ -19,43 +22,50 @@ def spans(n_blocks: int, blocks_per_row: int, block_size: int) -> Iterator[tuple
 
     Whole rows let all tiles of a matrix share one tile of importances.
     """
-    length = max(TILE_WEIGHTS // block_size, LANES)
+    length = max(TILE_WEIGHTS // block_size, 8)
     if blocks_per_row <= length:
         length -= length % blocks_per_row
     for start in range(0, n_blocks, length):
         yield start, min(start + length, n_blocks)
 
 
-def load(blocks: np.ndarray, sub_blocks: int) -> np.ndarray:
-    """f32[count, block_size] -> f32[n, S, R], R = padded(count); blocks that pad are zero.
-
-    Transposing units of four weights first and their lanes second is twice as fast as one
-    transposition of single weights.
-    """
+def load(blocks: np.ndarray) -> np.ndarray:
+    """f32[count, block_size] (contiguous) -> units f32[U, 4 R]; blocks that pad are zero."""
     count, size = blocks.shape
-    n, r = size // sub_blocks, padded(count)
-    if n % 4:
-        tile = np.zeros((n, sub_blocks, r), np.float32)
-        tile[:, :, :count] = blocks.reshape(count, sub_blocks, n).transpose(2, 1, 0)
-        return tile
-    units = np.empty((size // 4, r), np.complex128)
-    units[:, :count] = np.ascontiguousarray(blocks).view(np.complex128).T
+    unit, lanes = (np.complex128, LANES) if size % LANES == 0 else (np.float32, 1)
+    units = scratch.empty((size // lanes, padded(count)), unit)
+    units[:, :count] = blocks.view(unit).T
     units[:, count:] = 0
-    lanes = units.view(np.float32).reshape(sub_blocks, n // 4, r, 4)
-    return np.ascontiguousarray(lanes.transpose(1, 3, 0, 2)).reshape(n, sub_blocks, r)
+    return units.view(np.float32)
 
 
 def store(tile: np.ndarray, out: np.ndarray) -> None:
-    """f32[n, S, R] -> out f32[count, block_size] (contiguous), the inverse of load."""
-    n, sub_blocks, r = tile.shape
-    count = len(out)
-    if n % 4:
-        out.reshape(count, sub_blocks, n)[...] = tile[:, :, :count].transpose(2, 1, 0)
-        return
-    lanes = np.empty((sub_blocks, n // 4, r, 4), np.float32)
-    lanes[...] = tile.reshape(n // 4, 4, sub_blocks, r).transpose(2, 0, 3, 1)
-    units = lanes.view(np.complex128).reshape(n * sub_blocks // 4, r)
-    out.view(np.complex128)[...] = units[:, :count].T
+    """The inverse of load: units f32[U, 4 R] -> out f32[count, block_size] (contiguous)."""
+    unit = np.complex128 if out.shape[1] % LANES == 0 else np.float32
+    out.view(unit)[...] = tile.view(unit)[:, : len(out)].T
+
+
+def planes(tile: np.ndarray, sub_blocks: int) -> np.ndarray:
+    """units f32[U, 4 R] -> planes f32[n, S, R]."""
+    per_sub_block, r = len(tile) // sub_blocks, tile.shape[1] // LANES
+    out = scratch.empty((per_sub_block * LANES, sub_blocks, r))
+    lanes = tile.reshape(sub_blocks, per_sub_block, r, LANES)
+    out.reshape(per_sub_block, LANES, sub_blocks, r)[...] = lanes.transpose(1, 3, 0, 2)
+    return out
+
+
+def spread(values: np.ndarray) -> np.ndarray:
+    """f32[..., R] -> f32[..., 4 R]: each value for the four lanes of its block."""
+    out = scratch.empty((*values.shape, LANES))
+    for lane in range(LANES):
+        out[..., lane] = values
+    return out.reshape(*values.shape[:-1], -1)
+
+
+def fold(ufunc: np.ufunc, tile: np.ndarray) -> np.ndarray:
+    """The ufunc over all weights of each block: units f32[U, 4 R] -> f32[R]."""
+    lanes = ufunc.reduce(tile, axis=0).reshape(-1, LANES)
+    return ufunc(ufunc(lanes[:, 0], lanes[:, 1]), ufunc(lanes[:, 2], lanes[:, 3]))
 
 
 class ImportanceTiles:
@@ -71,7 +81,9 @@ class ImportanceTiles:
         key = (start % len(self._blocks), padded(stop - start))
         if self._last is None or self._last[0] != key:
             which = np.arange(key[0], key[0] + key[1]) % len(self._blocks)
-            self._last = key, load(self._blocks[which], self._sub_blocks)
+            with scratch.frame():
+                tile = planes(load(self._blocks[which]), self._sub_blocks)
+                self._last = key, tile.copy()
         return self._last[1]
 
 

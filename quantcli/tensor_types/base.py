@@ -2,9 +2,10 @@
 
 Encoding is three steps, because error-compensating methods must round column by column against
 scales that are already fixed: fit (scales, in stored precision), round (codes), pack (bytes).
-All three work on tiles x f32[n, S, R] (position in sub-block, sub-block in block, block; R a
-multiple of 8), see quantcli.kernels. Every block is independent of its neighbours: bytes do not
-depend on how rows are grouped into calls or tiles.
+Tiles and codes are units [U, 4 R]: weight 4 u + lane of block r is [u, 4 r + lane], see
+quantcli.kernels. Every block is independent of its neighbours: bytes do not depend on how rows are
+grouped into calls or tiles. Arrays that these functions return may be scratch memory of the
+calling thread, good until the end of the frame around them (quantcli.kernels.scratch), if any.
 """
 
 from abc import ABC, abstractmethod
@@ -13,7 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from quantcli.errors import BadInputError
-from quantcli.kernels import tiles
+from quantcli.kernels import scratch, tiles
 
 # What fit returns and round, pack and dequantize take: arrays of scales, of a shape that only
 # the type itself and its kernel know.
@@ -47,11 +48,11 @@ class TensorType(ABC):
 
     @abstractmethod
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> Grid:
-        """Scales for a tile, in stored precision; weights f32[n, S, R] > 0 or None."""
+        """Scales for a tile, in stored precision; weights > 0 as planes f32[n, S, R], or None."""
 
     @abstractmethod
     def round(self, tile: np.ndarray, grid: Grid) -> np.ndarray:
-        """The nearest codes [n, S, R] on any given grid."""
+        """The nearest codes [U, 4 R] on any given grid."""
 
     @abstractmethod
     def pack(self, codes: np.ndarray, grid: Grid) -> np.ndarray:
@@ -63,7 +64,7 @@ class TensorType(ABC):
 
     @abstractmethod
     def dequantize(self, codes: np.ndarray, grid: Grid) -> np.ndarray:
-        """Weights f32[n, S, R], to the bit what ggml computes."""
+        """Weights f32[U, 4 R], to the bit what ggml computes."""
 
     def encode(
         self, w: np.ndarray, importance: np.ndarray | None = None, *, first_row: int = 0
@@ -77,7 +78,6 @@ class TensorType(ABC):
         Raises BadInputError: see check_values; also for rows that are not whole blocks and for
         importance of the wrong length, negative or not finite.
         """
-        check_values(w, self, first_row)
         rows, n_cols = w.shape
         row_bytes = self.row_bytes(n_cols)
         row = None if importance is None else _checked_importance(importance, n_cols)
@@ -87,9 +87,13 @@ class TensorType(ABC):
         blocks = np.ascontiguousarray(w, np.float32).reshape(-1, self.block_size)
         out = np.empty(len(blocks), self.record)
         for start, stop in tiles.spans(len(blocks), n_cols // self.block_size, self.block_size):
-            tile = tiles.load(blocks[start:stop], self.sub_blocks)
-            grid = self.fit(tile, shared.tile(start, stop) if shared else None)
-            out[start:stop] = self.pack(self.round(tile, grid), grid)[: stop - start]
+            weights = shared.tile(start, stop) if shared else None
+            with scratch.frame():
+                tile = tiles.load(blocks[start:stop])
+                if not _within(tile, self.max_abs):
+                    check_values(w, self, first_row)
+                grid = self.fit(tile, weights)
+                out[start:stop] = self.pack(self.round(tile, grid), grid)[: stop - start]
         return out.view(np.uint8).reshape(rows, row_bytes)
 
     def decode(self, packed: np.ndarray) -> np.ndarray:
@@ -99,7 +103,8 @@ class TensorType(ABC):
         for start, stop in tiles.spans(len(records), 1, self.block_size):
             run = np.zeros(tiles.padded(stop - start), self.record)
             run[: stop - start] = records[start:stop]
-            tiles.store(self.dequantize(*self.unpack(run)), out[start:stop])
+            with scratch.frame():
+                tiles.store(self.dequantize(*self.unpack(run)), out[start:stop])
         return out.reshape(len(packed), packed.shape[1] // self.type_size * self.block_size)
 
     def scales_finite(self, packed: np.ndarray) -> bool:
@@ -117,7 +122,7 @@ def check_values(w: np.ndarray, type: TensorType, first_row: int = 0) -> None:
 
     The message names the first offending value, its row (counted from first_row) and column.
     """
-    if w.size == 0 or (w.max() <= type.max_abs and w.min() >= -type.max_abs):
+    if w.size == 0 or _within(w, type.max_abs):
         return
     row, col = np.argwhere(~(np.abs(w) <= type.max_abs))[0]
     value = w[row, col]
@@ -128,6 +133,11 @@ def check_values(w: np.ndarray, type: TensorType, first_row: int = 0) -> None:
         f"{where} is beyond {type.max_abs:g}, the largest that {type.name} can scale: "
         "choose BF16 or F32 for this tensor"
     )
+
+
+def _within(w: np.ndarray, limit: float) -> bool:
+    """False too if there is a NaN."""
+    return bool(w.max() <= limit and w.min() >= -limit)
 
 
 def flushed_blocks(w: np.ndarray, decoded: np.ndarray, block: int) -> int:

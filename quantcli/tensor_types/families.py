@@ -4,8 +4,9 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from quantcli.kernels import affine, symmetric
-from quantcli.kernels.rounding import nearest, reciprocal, signed_extreme, to_half
+from quantcli.kernels import affine, scratch, symmetric
+from quantcli.kernels.rounding import first_extreme, nearest, reciprocal, to_half
+from quantcli.kernels.tiles import LANES, fold, planes, spread
 from quantcli.tensor_types.base import TensorType
 
 
@@ -22,7 +23,7 @@ class Plain(TensorType):
         return codes.reshape(-1).view(self.record)
 
     def unpack(self, records: np.ndarray) -> tuple[np.ndarray, None]:
-        return records.view(self.record["w"]).reshape(1, 1, -1), None
+        return records.view(self.record["w"]).reshape(1, -1), None
 
 
 class SuperBlock(TensorType):
@@ -31,6 +32,15 @@ class SuperBlock(TensorType):
     block_size = 256
     nmax: ClassVar[int]
     nscale: ClassVar[int]
+
+    def by_sub_block(self, units: np.ndarray) -> np.ndarray:
+        """View [U, 4 R] as [S, U / S, 4 R], which per_unit scales broadcast to."""
+        return units.reshape(self.sub_blocks, -1, units.shape[1])
+
+    @staticmethod
+    def per_unit(scales: np.ndarray) -> np.ndarray:
+        """Scales f32[S, R] as [S, 1, 4 R]."""
+        return spread(scales)[:, None]
 
 
 class AffineSuperBlock(SuperBlock):
@@ -43,16 +53,21 @@ class AffineSuperBlock(SuperBlock):
         candidates, passes = (
             (self.candidates, 1) if weights is None else (self.weighted_candidates, 2)
         )
-        return affine.fit_super_blocks(tile, weights, self.nmax, self.nscale, candidates, passes)
+        x = planes(tile, self.sub_blocks)
+        return affine.fit_super_blocks(x, weights, self.nmax, self.nscale, candidates, passes)
 
     def round(self, tile: np.ndarray, grid: affine.AffineGrid) -> np.ndarray:
-        codes = np.empty_like(tile)
-        nearest(tile, reciprocal(grid.step), grid.offset, 0, self.nmax, out=codes)
-        return codes.astype(np.uint8)
+        codes = scratch.empty(tile.shape)
+        inverse, offset = self.per_unit(reciprocal(grid.step)), self.per_unit(grid.offset)
+        x, t = self.by_sub_block(tile), self.by_sub_block(codes)
+        nearest(x, inverse, offset, 0, self.nmax, out=t)
+        return to_bytes(codes)
 
     def dequantize(self, codes: np.ndarray, grid: affine.AffineGrid) -> np.ndarray:
-        w = codes * grid.step
-        w -= grid.offset
+        w = to_floats(codes)
+        by_sub_block = self.by_sub_block(w)
+        by_sub_block *= self.per_unit(grid.step)
+        by_sub_block -= self.per_unit(grid.offset)
         return w
 
 
@@ -64,18 +79,21 @@ class SymmetricSuperBlock(SuperBlock):
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> symmetric.SymmetricGrid:
         deltas = self.deltas if weights is None else self.weighted_deltas
-        return symmetric.fit_super_blocks(tile, weights, self.nmax, self.nscale, deltas)
+        x = planes(tile, self.sub_blocks)
+        return symmetric.fit_super_blocks(x, weights, self.nmax, self.nscale, deltas)
 
     def round(self, tile: np.ndarray, grid: symmetric.SymmetricGrid) -> np.ndarray:
-        codes = np.empty_like(tile)
-        nearest(tile, reciprocal(grid.step), None, -self.nmax, self.nmax - 1, out=codes)
+        codes = scratch.empty(tile.shape)
+        x, t = self.by_sub_block(tile), self.by_sub_block(codes)
+        nearest(x, self.per_unit(reciprocal(grid.step)), None, -self.nmax, self.nmax - 1, out=t)
         codes += np.float32(self.nmax)
-        return codes.astype(np.uint8)
+        return to_bytes(codes)
 
     def dequantize(self, codes: np.ndarray, grid: symmetric.SymmetricGrid) -> np.ndarray:
-        w = codes.astype(np.float32)
+        w = to_floats(codes)
         w -= np.float32(self.nmax)
-        w *= grid.step
+        by_sub_block = self.by_sub_block(w)
+        by_sub_block *= self.per_unit(grid.step)
         return w
 
 
@@ -98,22 +116,22 @@ class SymmetricBlock(TensorType):
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> SymmetricBlockGrid:
         if weights is None:
-            d = signed_extreme(tile)[0] / np.float32(-self.nmax)
+            d = block_extreme(tile) / np.float32(-self.nmax)
             return SymmetricBlockGrid(to_half(d), reciprocal(d))
-        d = symmetric.fit_blocks(tile, weights, self.nmax, self.weighted_deltas)[0]
+        d = symmetric.fit_blocks(planes(tile, 1), weights, self.nmax, self.weighted_deltas)[0]
         return SymmetricBlockGrid(d, reciprocal(d))
 
     def round(self, tile: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         """Half up, as ggml (whose K types round half to even)."""
-        codes = tile * grid.inverse
+        codes = np.multiply(tile, spread(grid.inverse), out=scratch.empty(tile.shape))
         codes += np.float32(self.nmax + 0.5)
         np.clip(codes, np.float32(0), np.float32(2 * self.nmax - 1), out=codes)
-        return codes.astype(np.uint8)
+        return to_bytes(codes)
 
     def dequantize(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
-        w = codes.astype(np.float32)
+        w = to_floats(codes)
         w -= np.float32(self.nmax)
-        w *= grid.d
+        w *= spread(grid.d)
         return w
 
 
@@ -138,21 +156,46 @@ class AffineBlock(TensorType):
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> AffineBlockGrid:
         if weights is None:
-            low = np.minimum.reduce(tile, axis=0)[0]
-            d = (np.maximum.reduce(tile, axis=0)[0] - low) / np.float32(self.nmax)
+            low = fold(np.minimum, tile)
+            d = (fold(np.maximum, tile) - low) / np.float32(self.nmax)
             return AffineBlockGrid(to_half(d), to_half(low), reciprocal(d), low)
-        step, minimum = affine.fit_blocks(tile, weights, self.nmax, self.weighted_candidates)
+        x = planes(tile, 1)
+        step, minimum = affine.fit_blocks(x, weights, self.nmax, self.weighted_candidates)
         return AffineBlockGrid(step[0], minimum[0], reciprocal(step[0]), minimum[0])
 
     def round(self, tile: np.ndarray, grid: AffineBlockGrid) -> np.ndarray:
         """Half up, as ggml (whose K types round half to even)."""
-        codes = tile - grid.origin
-        codes *= grid.inverse
+        codes = np.subtract(tile, spread(grid.origin), out=scratch.empty(tile.shape))
+        codes *= spread(grid.inverse)
         codes += np.float32(0.5)
         np.clip(codes, np.float32(0), np.float32(self.nmax), out=codes)
-        return codes.astype(np.uint8)
+        return to_bytes(codes)
 
     def dequantize(self, codes: np.ndarray, grid: AffineBlockGrid) -> np.ndarray:
-        w = codes * grid.d
-        w += grid.m
+        w = to_floats(codes)
+        w *= spread(grid.d)
+        w += spread(grid.m)
         return w
+
+
+def block_extreme(tile: np.ndarray) -> np.ndarray:
+    """The weight of largest magnitude of each block, the first of two opposite ones: f32[R]."""
+
+    def weights_of(tied: np.ndarray) -> np.ndarray:
+        lanes = tile.reshape(len(tile), -1, LANES)
+        return lanes[:, tied].transpose(0, 2, 1).reshape(len(tile) * LANES, -1)
+
+    return first_extreme(fold(np.maximum, tile), fold(np.minimum, tile), weights_of)
+
+
+def to_bytes(codes: np.ndarray, dtype: type = np.uint8) -> np.ndarray:
+    """Codes as bytes; what follows the decimal point is cut off."""
+    out = scratch.empty(codes.shape, dtype)
+    np.copyto(out, codes, casting="unsafe")
+    return out
+
+
+def to_floats(codes: np.ndarray) -> np.ndarray:
+    out = scratch.empty(codes.shape)
+    out[...] = codes
+    return out

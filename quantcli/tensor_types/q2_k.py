@@ -26,12 +26,12 @@ class Q2_K(AffineSuperBlock):
         records = np.empty(len(grid.d), self.record)
         records["d"], records["dmin"] = grid.d, grid.dmin
         records["scales"] = (grid.scales + np.float32(16) * grid.mins).astype(np.uint8).T
-        records["qs"] = bits.merge(codes.reshape(16, 2, 4, 2, -1), 2, bits=2).transpose(3, 1, 2, 0)
+        bits.store(bits.merge(codes.reshape(2, 4, 8, -1), 1, bits=2), records, "qs")
         return records
 
     def unpack(self, records: np.ndarray) -> tuple[np.ndarray, AffineGrid]:
         d, dmin = records["d"].astype(np.float32), records["dmin"].astype(np.float32)
         packed = np.ascontiguousarray(records["scales"].T)
         scales, mins = (packed & 15).astype(np.float32), (packed >> 4).astype(np.float32)
-        codes = bits.split(records["qs"].transpose(3, 1, 2, 0), 2, bits=2).reshape(16, 16, -1)
-        return codes, AffineGrid(d, dmin, scales, mins)
+        codes = bits.split(bits.load(records, "qs").reshape(2, 8, -1), 1, bits=2)
+        return codes.reshape(64, -1), AffineGrid(d, dmin, scales, mins)

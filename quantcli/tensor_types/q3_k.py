@@ -27,10 +27,10 @@ class Q3_K(SymmetricSuperBlock):
     def pack(self, codes: np.ndarray, grid: SymmetricGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
         records["d"] = grid.d
-        low = bits.field(codes, 0, 2).reshape(16, 2, 4, 2, -1)
-        high = bits.field(codes, 2, 1).reshape(16, 8, 2, -1)
-        records["qs"] = bits.merge(low, 2, bits=2).transpose(3, 1, 2, 0)
-        records["hmask"] = bits.merge(high, 1, bits=1).transpose(2, 1, 0)
+        low = bits.field(codes, 0, 2).reshape(2, 4, 8, -1)
+        high = bits.field(codes, 2, 1).reshape(8, 8, -1)
+        bits.store(bits.merge(low, 1, bits=2), records, "qs")
+        bits.store(bits.merge(high, 0, bits=1), records, "hmask")
         scales = (grid.scales + np.float32(32)).astype(np.uint8)
         records["scales"][:, :8] = bits.merge((scales & 15).reshape(2, 8, -1), 0, bits=4).T
         records["scales"][:, 8:] = bits.merge((scales >> 4).reshape(4, 4, -1), 0, bits=2).T
@@ -38,9 +38,9 @@ class Q3_K(SymmetricSuperBlock):
 
     def unpack(self, records: np.ndarray) -> tuple[np.ndarray, SymmetricGrid]:
         d = records["d"].astype(np.float32)
-        codes = bits.split(records["qs"].transpose(3, 1, 2, 0), 2, bits=2).reshape(16, 16, -1)
-        high = bits.split(records["hmask"].transpose(2, 1, 0), 1, bits=1).reshape(16, 16, -1)
-        codes |= high << np.uint8(2)
+        codes = bits.split(bits.load(records, "qs").reshape(2, 8, -1), 1, bits=2).reshape(64, -1)
+        high = bits.split(bits.load(records, "hmask"), 0, bits=1).reshape(64, -1)
+        bits.add_field(codes, high, 2)
         scales = bits.split(records["scales"][:, :8].T, 0, bits=4).reshape(16, -1)
         scales |= bits.split(records["scales"][:, 8:].T, 0, bits=2).reshape(16, -1) << np.uint8(4)
         return codes, SymmetricGrid(d, scales.astype(np.float32) - np.float32(32))

@@ -19,10 +19,10 @@ class Q4_0(SymmetricBlock):
     def pack(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
         records["d"] = grid.d
-        records["qs"] = bits.merge(codes.reshape(2, 16, -1), 0, bits=4).T
+        bits.store(bits.merge(codes.reshape(2, 4, -1), 0, bits=4), records, "qs")
         return records
 
     def unpack(self, records: np.ndarray) -> tuple[np.ndarray, SymmetricBlockGrid]:
         d = records["d"].astype(np.float32)
-        codes = bits.split(records["qs"].T, 0, bits=4).reshape(32, 1, -1)
+        codes = bits.split(bits.load(records, "qs"), 0, bits=4).reshape(8, -1)
         return codes, SymmetricBlockGrid(d, reciprocal(d))

@@ -23,10 +23,10 @@ class Q4_K(AffineSuperBlock):
         records = np.empty(len(grid.d), self.record)
         records["d"], records["dmin"] = grid.d, grid.dmin
         records["scales"] = bits.six_bit_pairs(grid.scales, grid.mins)
-        records["qs"] = bits.merge(codes.reshape(32, 4, 2, -1), 2, bits=4).T
+        bits.store(bits.merge(codes.reshape(4, 2, 8, -1), 1, bits=4), records, "qs")
         return records
 
     def unpack(self, records: np.ndarray) -> tuple[np.ndarray, AffineGrid]:
         d, dmin = records["d"].astype(np.float32), records["dmin"].astype(np.float32)
-        codes = bits.split(records["qs"].T, 2, bits=4).reshape(32, 8, -1)
-        return codes, AffineGrid(d, dmin, *bits.from_six_bit_pairs(records["scales"]))
+        codes = bits.split(bits.load(records, "qs").reshape(4, 8, -1), 1, bits=4)
+        return codes.reshape(64, -1), AffineGrid(d, dmin, *bits.from_six_bit_pairs(records["scales"]))

@@ -13,17 +13,20 @@ class Q5_0(SymmetricBlock):
     # d   fp16
     # qh  bit j of 32: bit 4 of weight j
     # qs  byte j: | weight j+16 bits 0-3 | weight j bits 0-3 |
-    record = np.dtype([("d", "<f2"), ("qh", "u1", 4), ("qs", "u1", 16)])
+    record = np.dtype([("d", "<f2"), ("qh", "<u4"), ("qs", "u1", 16)])
     max_abs = F16_MAX * 15
     weighted_deltas = (-3, -2, -1.2, -0.8, -0.4, 0, 0.4, 0.8)
 
     def pack(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
         records["d"] = grid.d
-        records["qh"], records["qs"] = bits.nibbles_and_fifth(codes)
+        records["qh"] = bits.fifth_bits(bits.field(codes, 4, 1))
+        low = bits.field(codes, 0, 4).reshape(2, 4, -1)
+        bits.store(bits.merge(low, 0, bits=4), records, "qs")
         return records
 
     def unpack(self, records: np.ndarray) -> tuple[np.ndarray, SymmetricBlockGrid]:
         d = records["d"].astype(np.float32)
-        codes = bits.from_nibbles_and_fifth(records["qh"], records["qs"])
+        codes = bits.split(bits.load(records, "qs"), 0, bits=4).reshape(8, -1)
+        bits.add_field(codes, bits.from_fifth_bits(records["qh"]), 4)
         return codes, SymmetricBlockGrid(d, reciprocal(d))

@@ -32,12 +32,15 @@ class Q5_K(AffineSuperBlock):
         records = np.empty(len(grid.d), self.record)
         records["d"], records["dmin"] = grid.d, grid.dmin
         records["scales"] = bits.six_bit_pairs(grid.scales, grid.mins)
-        records["qh"] = bits.merge(bits.field(codes, 4, 1), 1, bits=1).T
-        records["qs"] = bits.merge(bits.field(codes, 0, 4).reshape(32, 4, 2, -1), 2, bits=4).T
+        low = bits.field(codes, 0, 4).reshape(4, 2, 8, -1)
+        high = bits.field(codes, 4, 1).reshape(8, 8, -1)
+        bits.store(bits.merge(low, 1, bits=4), records, "qs")
+        bits.store(bits.merge(high, 0, bits=1), records, "qh")
         return records
 
     def unpack(self, records: np.ndarray) -> tuple[np.ndarray, AffineGrid]:
         d, dmin = records["d"].astype(np.float32), records["dmin"].astype(np.float32)
-        codes = bits.split(records["qs"].T, 2, bits=4).reshape(32, 8, -1)
-        codes |= bits.split(records["qh"].T, 1, bits=1) << np.uint8(4)
+        codes = bits.split(bits.load(records, "qs").reshape(4, 8, -1), 1, bits=4).reshape(64, -1)
+        high = bits.split(bits.load(records, "qh"), 0, bits=1).reshape(64, -1)
+        bits.add_field(codes, high, 4)
         return codes, AffineGrid(d, dmin, *bits.from_six_bit_pairs(records["scales"]))

@@ -27,16 +27,17 @@ class Q6_K(SymmetricSuperBlock):
         records = np.empty(len(grid.d), self.record)
         records["d"] = grid.d
         records["scales"] = grid.scales.astype(np.int8).T
-        low = bits.field(codes, 0, 4).reshape(16, 2, 2, 2, 2, -1)
-        high = bits.field(codes, 4, 2).reshape(16, 2, 4, 2, -1)
-        records["ql"] = bits.merge(low, 2, bits=4).transpose(4, 1, 2, 3, 0)
-        records["qh"] = bits.merge(high, 2, bits=2).transpose(3, 1, 2, 0)
+        low = bits.field(codes, 0, 4).reshape(2, 2, 2, 8, -1)
+        high = bits.field(codes, 4, 2).reshape(2, 4, 8, -1)
+        bits.store(bits.merge(low, 1, bits=4), records, "ql")
+        bits.store(bits.merge(high, 1, bits=2), records, "qh")
         return records
 
     def unpack(self, records: np.ndarray) -> tuple[np.ndarray, SymmetricGrid]:
         d = records["d"].astype(np.float32)
-        codes = bits.split(records["ql"].transpose(4, 1, 2, 3, 0), 2, bits=4).reshape(16, 16, -1)
-        high = bits.split(records["qh"].transpose(3, 1, 2, 0), 2, bits=2).reshape(16, 16, -1)
-        codes |= high << np.uint8(4)
+        low = bits.split(bits.load(records, "ql").reshape(2, 2, 8, -1), 1, bits=4)
+        high = bits.split(bits.load(records, "qh").reshape(2, 8, -1), 1, bits=2)
+        codes = low.reshape(64, -1)
+        bits.add_field(codes, high.reshape(64, -1), 4)
         scales = np.ascontiguousarray(records["scales"].T).astype(np.float32)
         return codes, SymmetricGrid(d, scales)

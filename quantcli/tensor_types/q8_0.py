@@ -2,13 +2,16 @@
 
 import numpy as np
 
+from quantcli.kernels import bits, scratch
 from quantcli.kernels.rounding import F16_MAX, reciprocal, to_half
+from quantcli.kernels.tiles import fold, spread
 from quantcli.tensor_types.base import TensorType
-from quantcli.tensor_types.families import SymmetricBlockGrid
+from quantcli.tensor_types.families import SymmetricBlockGrid, to_bytes, to_floats
 
 # Adding the float below one half and truncating rounds half away from zero; adding one half
 # itself would lift 0.49999997 to 1.
 BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
+SIGN = np.uint32(1 << 31)
 
 
 class Q8_0(TensorType):
@@ -21,26 +24,29 @@ class Q8_0(TensorType):
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> SymmetricBlockGrid:
         """The extreme maps to +-127; ggml uses no importance here, 8 bits leave nothing to win."""
-        high, low = np.maximum.reduce(tile, axis=0)[0], np.minimum.reduce(tile, axis=0)[0]
+        high, low = fold(np.maximum, tile), fold(np.minimum, tile)
         d = np.maximum(high, -low) / np.float32(127) + np.float32(0)
         return SymmetricBlockGrid(to_half(d), reciprocal(d))
 
     def round(self, tile: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
-        codes = tile * grid.inverse
-        codes += np.copysign(BELOW_HALF, codes)
+        codes = np.multiply(tile, spread(grid.inverse), out=scratch.empty(tile.shape))
+        half = np.bitwise_and(codes.view(np.uint32), SIGN, out=scratch.empty(tile.shape, np.uint32))
+        half |= BELOW_HALF.view(np.uint32)
+        codes += half.view(np.float32)
         np.clip(codes, np.float32(-127), np.float32(127), out=codes)
-        return codes.astype(np.int8)
+        return to_bytes(codes, np.int8)
 
     def pack(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
         records["d"] = grid.d
-        records["qs"] = codes[:, 0].T
+        bits.store(codes, records, "qs")
         return records
 
     def unpack(self, records: np.ndarray) -> tuple[np.ndarray, SymmetricBlockGrid]:
         d = records["d"].astype(np.float32)
-        codes = np.ascontiguousarray(records["qs"].T)[:, None]
-        return codes, SymmetricBlockGrid(d, reciprocal(d))
+        return bits.load(records, "qs").view(np.int8), SymmetricBlockGrid(d, reciprocal(d))
 
     def dequantize(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
-        return codes * grid.d
+        w = to_floats(codes)
+        w *= spread(grid.d)
+        return w
