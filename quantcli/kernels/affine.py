@@ -10,11 +10,22 @@ from typing import NamedTuple
 import numpy as np
 
 from quantcli.kernels import scratch
-from quantcli.kernels.rounding import nearest, reciprocal, select, to_half
-from quantcli.kernels.search import TINY, best_of, super_scale, total
+from quantcli.kernels.rounding import (
+    as_bits,
+    clip,
+    nearest,
+    reciprocal,
+    select,
+    to_half,
+    to_half_scale,
+)
+from quantcli.kernels.search import HUGE, TINY, ZERO, best_of, total, total_of_products
 
 # A candidate (delta, offset) rounds (x - min) / (max - min) * (nmax + delta) + offset.
 Candidates = Sequence[tuple[float, float]]
+
+BOTH = np.array([[[0]], [[1]]], np.float32)
+CHANGES = np.array([[[0]], [[-1]], [[1]]], np.float32)
 
 
 class AffineGrid(NamedTuple):
@@ -35,30 +46,30 @@ class AffineGrid(NamedTuple):
 
 
 class _Shifted:
-    """y = x - low with its weights, and two arrays to work in: what every candidate is measured on."""
+    """y = x - low with its weights, and the codes that are measured on it."""
 
     def __init__(self, x: np.ndarray, weights: np.ndarray | None, low: np.ndarray) -> None:
         self.low = low
         self.weights = weights
-        self.y = np.subtract(x, low, out=scratch.empty(x.shape))
-        self.wy = self.y
+        self.y = self.wy = np.subtract(x, low, out=scratch.empty(x.shape))
+        self.sw = np.full(x.shape[1:], len(x), np.float32)
         if weights is not None:
             self.wy = np.multiply(self.y, weights, out=scratch.empty(x.shape))
-        self.sw = np.full(x.shape[1:], len(x), np.float32) if weights is None else total(weights)
+            total(weights, out=self.sw)
         self.sy = total(self.wy)
         self.sx = self.sy + low * self.sw
         self.codes = scratch.empty(x.shape)
-        self.products = scratch.empty(x.shape)
 
-    def moments(self, out: np.ndarray | None = None) -> np.ndarray:
-        """Sums of w t, w t t and w y t of the codes t in self.codes: f32[3, S, R]."""
-        out = scratch.empty((3, *self.sw.shape)) if out is None else out
-        t, wt = self.codes, self.codes
-        if self.weights is not None:
-            wt = np.multiply(t, self.weights, out=self.products)
-        total(wt, out=out[0])
-        total(np.multiply(wt, t, out=self.products), out=out[1])
-        total(np.multiply(t, self.wy, out=self.products), out=out[2])
+    def moments(self, out: np.ndarray) -> np.ndarray:
+        """Sums of w t, w t t and w y t of the codes t in self.codes: out f32[3, S, R]."""
+        t, w = self.codes, self.weights
+        if w is None:
+            total(t, out=out[0])
+            total_of_products(t, t, out=out[1])
+        else:
+            total_of_products(t, w, out=out[0])
+            total_of_products(t, t, w, out=out[1])
+        total_of_products(t, self.wy, out=out[2])
         return out
 
 
@@ -69,26 +80,57 @@ def search(
 
     min_cost * sum(w) * minimum**2 is subtracted from the gain of a candidate.
     """
-    inverse = reciprocal(np.maximum(np.maximum.reduce(data.y, axis=0), TINY))
+    inverse = reciprocal(np.maximum.reduce(data.y, axis=0))
     moments = scratch.empty((3, len(candidates), *inverse.shape))
     for i, (delta, offset) in enumerate(candidates):
         np.multiply(data.y, inverse * np.float32(nmax + delta), out=data.codes)
         if offset:
             data.codes += np.float32(offset)
         np.rint(data.codes, out=data.codes)
-        np.clip(data.codes, np.float32(0), np.float32(nmax), out=data.codes)
+        clip(data.codes, ZERO, np.float32(nmax), out=data.codes)
         data.moments(out=moments[:, i])
-    (sl, sll, sly), sw, sy = moments, data.sw, data.sy
-    # Minimum first (relative to low), limited; then the best scale given that minimum.
-    det = np.maximum(sw * sll - sl * sl, np.float32(1e-6) * sw * sll + TINY)
-    b = np.minimum((sll * sy - sl * sly) / det, np.float32(max_min) - data.low)
-    a = np.maximum((sly - b * sl) / np.maximum(sll, TINY), np.float32(0))
-    minimum = b + data.low
-    gain = a * (2 * (sly - b * sl) - a * sll) + b * (2 * sy - b * sw)
+    solved = _solve(data, moments, np.float32(max_min) - data.low)
+    gain = _gain(data, moments, *solved)
+    solved[1] += data.low
     if min_cost:
-        gain -= np.float32(min_cost) * sw * minimum * minimum
-    scale, minimum = best_of(gain, a, minimum)
+        cost = np.multiply(solved[1], solved[1], out=moments[0])
+        cost *= data.sw * np.float32(min_cost)
+        gain -= cost
+    scale, minimum = best_of(gain, solved.swapaxes(0, 1))[0]
     return scale, minimum
+
+
+def _solve(data: _Shifted, moments: np.ndarray, limit: np.ndarray) -> np.ndarray:
+    """Least squares y ~ a t + b: b first, up to limit, then the best a >= 0 for that b: (a, b)."""
+    sl, sll, sly = moments
+    a, b = solved = scratch.empty((2, *sl.shape))
+    det = scratch.empty(sl.shape)
+    np.multiply(sll, data.sw, out=a)
+    np.multiply(sl, sl, out=b)
+    np.subtract(a, b, out=det)
+    a *= np.float32(1e-6)
+    a += TINY
+    np.maximum(det, a, out=det)
+    np.multiply(sll, data.sy, out=b)
+    b -= np.multiply(sl, sly, out=a)
+    b /= det
+    np.minimum(b, limit, out=b)
+    np.subtract(sly, np.multiply(b, sl, out=a), out=a)
+    a /= np.add(sll, TINY, out=det)
+    clip(a, ZERO, HUGE, out=a)
+    return solved
+
+
+def _gain(data: _Shifted, moments: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """What a t + b takes from the sum of w y y, where a is the best for b (or 0, if negative)."""
+    gain, other = scratch.empty((2, *a.shape))
+    np.multiply(a, a, out=gain)
+    gain *= moments[1]
+    np.multiply(b, data.sw, out=other)
+    np.subtract(np.float32(2) * data.sy, other, out=other)
+    other *= b
+    gain += other
+    return gain
 
 
 def fit_super_blocks(
@@ -102,36 +144,21 @@ def fit_super_blocks(
     """Grid of the K types: x f32[n, S, R]; integer scales and mins 0..nscale, minimum <= 0.
 
     One sub-block with an outlier minimum would coarsen the mins of its whole super-block: 0.3 of
-    the expected rounding error of the mins counts against a candidate.
+    the expected rounding error of the mins counts against a candidate. passes: how often to look
+    for better integers once (d, dmin) are solved.
     """
-    data = _Shifted(x, weights, np.minimum(np.minimum.reduce(x, axis=0), np.float32(0)))
+    data = _Shifted(x, weights, np.minimum(np.minimum.reduce(x, axis=0), ZERO))
     min_cost = 0.3 * x.shape[1] / (12 * nscale**2)
     scale, minimum = search(data, nmax, candidates, min_cost, max_min=0.0)
     grid, moments = _integers(data, scale, minimum, nmax, nscale)
-    grid = _refine(data, grid, moments, nscale)
-    for _ in range(passes - 1):
-        grid = _refine(data, grid, _measure(data, grid, nmax), nscale)
+    grid = _super_scales(data, grid, moments)
+    for _ in range(passes):
+        _measure(data, grid, nmax, out=moments)
+        changed = clip(grid.scales + CHANGES, ZERO, np.float32(nscale))
+        gains, mins = _best_mins(data, grid.d * changed, grid.dmin, moments, nscale)
+        scales, mins = best_of(gains, changed, mins)
+        grid = _super_scales(data, grid._replace(scales=scales, mins=mins), moments)
     return grid
-
-
-def _measure(data: _Shifted, grid: AffineGrid, nmax: int) -> np.ndarray:
-    """Sums of w t, w t t and w x t of the codes on that grid: f32[3, S, R]."""
-    nearest(data.y, reciprocal(grid.step), grid.offset + data.low, 0, nmax, out=data.codes)
-    moments = data.moments()
-    moments[2] += data.low * moments[0]
-    return moments
-
-
-def _best_mins(
-    data: _Shifted, grid: AffineGrid, moments: np.ndarray, nscale: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Codes and scales held fixed: the gain that is possible, and the integer mins that give it."""
-    sl, sll, slx = moments
-    a = grid.step
-    rest = a * sl - data.sx
-    mins = np.clip(np.rint(rest * (reciprocal(grid.dmin) / data.sw)), 0, np.float32(nscale))
-    m = mins * grid.dmin
-    return a * (2 * slx - a * sll) + m * (2 * rest - m * data.sw), mins
 
 
 def _integers(
@@ -142,45 +169,64 @@ def _integers(
     Both integers around each wanted scale are tried by rounding the weights: which one is better
     is not a matter of distance where the integers are small (a neighbour holds an outlier).
     """
-    d = super_scale(scale, data.sw, nscale)
-    dmin = super_scale(-minimum, data.sw, nscale)
-    mins = np.minimum(np.rint(-minimum * reciprocal(dmin)), np.float32(nscale))
-    below = np.floor(scale * reciprocal(d))
-    tried = []
-    for scales in (below, below + 1):
-        grid = AffineGrid(d, dmin, np.minimum(scales, np.float32(nscale)), mins)
-        moments = _measure(data, grid, nmax)
-        gain, new_mins = _best_mins(data, grid, moments, nscale)
-        tried.append((gain, grid.scales, new_mins, *moments))
-    scales, mins, *best = best_of(*(np.stack(values) for values in zip(*tried, strict=True)))
-    return AffineGrid(d, dmin, scales, mins), np.stack(best)
+    d = to_half_scale(np.maximum.reduce(scale, axis=0) / np.float32(nscale))
+    dmin = to_half_scale(np.minimum.reduce(minimum, axis=0) / np.float32(-nscale))
+    mins = np.rint(minimum * -reciprocal(dmin))
+    clip(mins, ZERO, np.float32(nscale), out=mins)
+    scales = np.floor(scale * reciprocal(d)) + BOTH
+    clip(scales, ZERO, np.float32(nscale), out=scales)
+    moments = scratch.empty((2, 3, *scale.shape))
+    for i in range(2):
+        _measure(data, AffineGrid(d, dmin, scales[i], mins), nmax, out=moments[i])
+    gains, mins = _best_mins(data, d * scales, dmin, moments.swapaxes(0, 1), nscale)
+    best_scales, best_mins, best = best_of(gains, scales, mins, moments)
+    return AffineGrid(d, dmin, best_scales, best_mins), best
 
 
-def _refine(data: _Shifted, grid: AffineGrid, moments: np.ndarray, nscale: int) -> AffineGrid:
-    """With the codes held fixed: better integers per sub-block, then better (d, dmin)."""
-    tried = []
-    for change in (0, -1, 1):
-        scales = np.clip(grid.scales + np.float32(change), 0, np.float32(nscale))
-        gain, mins = _best_mins(data, grid._replace(scales=scales), moments, nscale)
-        tried.append((gain, scales, mins))
-    scales, mins = best_of(*(np.stack(values) for values in zip(*tried, strict=True)))
+def _measure(data: _Shifted, grid: AffineGrid, nmax: int, out: np.ndarray) -> None:
+    """Sums of w t, w t t and w x t of the codes on that grid: out f32[3, S, R]."""
+    nearest(data.y, reciprocal(grid.step), grid.offset + data.low, 0, nmax, out=data.codes)
+    data.moments(out=out)
+    out[2] += data.low * out[0]
 
-    # Least squares: d aa - dmin ab = p, d ab - dmin bb = q; dmin first, limited and rounded.
+
+def _best_mins(
+    data: _Shifted, step: np.ndarray, dmin: np.ndarray, moments: np.ndarray, nscale: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Codes and steps f32[k, S, R] held fixed: the gains that are possible, and the mins for it."""
     sl, sll, slx = moments
+    rest = step * sl
+    rest -= data.sx
+    mins = rest * (reciprocal(dmin) / data.sw)
+    np.rint(mins, out=mins)
+    clip(mins, ZERO, np.float32(nscale), out=mins)
+    m = mins * dmin
+    rest += rest
+    rest -= m * data.sw
+    rest *= m
+    gain = step * sll
+    np.subtract(slx + slx, gain, out=gain)
+    gain *= step
+    gain += rest
+    return gain, mins
+
+
+def _super_scales(data: _Shifted, grid: AffineGrid, moments: np.ndarray) -> AffineGrid:
+    """The best (d, dmin) for these codes, scales and mins."""
+    # Least squares: d aa - dmin ab = p, d ab - dmin bb = q; dmin first, limited and rounded.
+    (sl, sll, slx), scales, mins = moments, grid.scales, grid.mins
     p, q = total(scales * slx), total(mins * data.sx)
-    aa, ab, bb = (
-        total(scales * scales * sll),
-        total(scales * mins * sl),
-        total(mins * mins * data.sw),
-    )
+    aa = total_of_products(scales, scales, sll)
+    ab = total_of_products(scales, mins, sl)
+    bb = total_of_products(mins, mins, data.sw)
     det = np.maximum(aa * bb - ab * ab, np.float32(1e-6) * aa * bb + TINY)
-    dmin = to_half(np.maximum((p * ab - q * aa) / det, np.float32(0)))
-    d = to_half(np.maximum((p + dmin * ab) / np.maximum(aa, TINY), np.float32(0)))
+    dmin = to_half(np.maximum((p * ab - q * aa) / det, ZERO))
+    d = to_half(np.maximum((p + dmin * ab) / np.maximum(aa, TINY), ZERO))
 
     def gain_of(d: np.ndarray, dmin: np.ndarray) -> np.ndarray:
         return d * (2 * p - d * aa + 2 * dmin * ab) - dmin * (2 * q + dmin * bb)
 
-    better = gain_of(d, dmin) > gain_of(grid.d, grid.dmin)
+    better = as_bits(gain_of(d, dmin) > gain_of(grid.d, grid.dmin))
     return AffineGrid(select(better, d, grid.d), select(better, dmin, grid.dmin), scales, mins)
 
 
@@ -192,6 +238,6 @@ def fit_blocks(
     scale, minimum = search(data, nmax, candidates, 0.0, max_min=np.inf)
     m = to_half(minimum)
     nearest(data.y, reciprocal(scale), data.low - m, 0, nmax, out=data.codes)
-    sl, sll, sly = data.moments()
+    sl, sll, sly = data.moments(out=scratch.empty((3, *scale.shape)))
     d = to_half((sly + (data.low - m) * sl) / np.maximum(sll, TINY))
-    return np.maximum(d, np.float32(0)), m
+    return np.maximum(d, ZERO), m

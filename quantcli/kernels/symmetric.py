@@ -10,8 +10,17 @@ from typing import NamedTuple
 import numpy as np
 
 from quantcli.kernels import scratch
-from quantcli.kernels.rounding import nearest, reciprocal, select, signed_extreme, to_half
-from quantcli.kernels.search import TINY, best_of, super_scale, total
+from quantcli.kernels.rounding import (
+    as_bits,
+    clip,
+    nearest,
+    reciprocal,
+    select,
+    signed_extreme,
+    to_half,
+    to_half_scale,
+)
+from quantcli.kernels.search import TINY, best_of, total, total_of_products
 
 
 class SymmetricGrid(NamedTuple):
@@ -26,7 +35,7 @@ class SymmetricGrid(NamedTuple):
 
 
 class _Weighted:
-    """x with its weights, and two arrays to work in: what every candidate is measured on."""
+    """x with its weights, and the codes that are measured on it."""
 
     def __init__(self, x: np.ndarray, weights: np.ndarray | None, nmax: int) -> None:
         self.x, self.weights, self.nmax = x, weights, nmax
@@ -34,16 +43,13 @@ class _Weighted:
         if weights is not None:
             self.wx = np.multiply(x, weights, out=scratch.empty(x.shape))
         self.codes = scratch.empty(x.shape)
-        self.products = scratch.empty(x.shape)
 
-    def moments(self, inverse: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-        """Sums of w t t and w x t of the codes t = x * inverse, rounded: f32[2, S, R]."""
-        out = scratch.empty((2, *inverse.shape)) if out is None else out
-        t = wt = nearest(self.x, inverse, None, -self.nmax, self.nmax - 1, out=self.codes)
-        if self.weights is not None:
-            wt = np.multiply(t, self.weights, out=self.products)
-        total(np.multiply(wt, t, out=self.products), out=out[0])
-        total(np.multiply(t, self.wx, out=self.products), out=out[1])
+    def moments(self, inverse: np.ndarray, out: np.ndarray) -> np.ndarray:
+        """Sums of w t t and w x t of the codes t = x * inverse, rounded: out f32[2, S, R]."""
+        t = nearest(self.x, inverse, None, -self.nmax, self.nmax - 1, out=self.codes)
+        weights = () if self.weights is None else (self.weights,)
+        total_of_products(t, t, *weights, out=out[0])
+        total_of_products(t, self.wx, out=out[1])
         return out
 
 
@@ -54,38 +60,42 @@ def search(data: _Weighted, deltas: Sequence[float]) -> np.ndarray:
     for i, delta in enumerate(deltas):
         data.moments(inverse * np.float32(data.nmax + delta), out=moments[:, i])
     sll, slx = moments
-    scale = slx / np.maximum(sll, TINY)
-    return best_of(scale * slx, scale)[0]
+    scale = np.divide(slx, np.maximum(sll, TINY, out=sll), out=sll)
+    slx *= scale
+    return best_of(slx, scale)[0]
 
 
 def fit_super_blocks(
-    x: np.ndarray, weights: np.ndarray | None, nmax: int, nscale: int, deltas: Sequence[float]
+    x: np.ndarray,
+    weights: np.ndarray | None,
+    nmax: int,
+    nscale: int,
+    deltas: Sequence[float],
+    passes: int,
 ) -> SymmetricGrid:
     """Grid of the K types: x f32[n, S, R]; integer scales -nscale..nscale-1.
 
-    Both integers around each wanted scale are tried by rounding the weights: which one is better
-    is not a matter of distance where the integers are small (a neighbour holds an outlier). Then,
-    with the codes held fixed, integers and d are fitted in turn.
+    passes: how often, with the codes of the weights held fixed, integers and d are fitted in turn.
     """
     data = _Weighted(x, weights, nmax)
     scale = search(data, deltas)
-    sw = np.ones_like(scale) if weights is None else total(weights)
-    d = super_scale(scale, sw, -nscale)
-    lo, hi = np.float32(-nscale), np.float32(nscale - 1)
-    below = np.floor(scale * reciprocal(d))
-    tried = []
-    for wanted in (below, below + 1):
-        scales = np.clip(wanted, lo, hi)
-        sll, slx = data.moments(reciprocal(d * scales))
-        tried.append((d * scales * (2 * slx - d * scales * sll), sll, slx))
-    sll, slx = best_of(*(np.stack(values) for values in zip(*tried, strict=True)))
-    for _ in range(2):
-        scales = np.clip(np.rint(slx / np.maximum(sll, TINY) * reciprocal(d)), lo, hi)
-        p, q = total(scales * slx), total(scales * scales * sll)
+    d = to_half_scale(signed_extreme(scale) / np.float32(-nscale))
+    scales = _integers(scale, d, nscale)
+    moments = scratch.empty((2, *scale.shape))
+    for _ in range(passes):
+        sll, slx = data.moments(reciprocal(d * scales), out=moments)
+        scales = _integers(slx / np.maximum(sll, TINY), d, nscale)
+        p, q = total(scales * slx), total_of_products(scales, scales, sll)
         new = to_half(p / np.maximum(q, TINY))
-        better = new * (2 * p - new * q) > d * (2 * p - d * q)
+        better = as_bits(new * (2 * p - new * q) > d * (2 * p - d * q))
         d = select(better, new, d)
     return SymmetricGrid(d, scales)
+
+
+def _integers(scale: np.ndarray, d: np.ndarray, nscale: int) -> np.ndarray:
+    scales = scale * reciprocal(d)
+    np.rint(scales, out=scales)
+    return clip(scales, np.float32(-nscale), np.float32(nscale - 1), out=scales)
 
 
 def fit_blocks(
@@ -93,5 +103,6 @@ def fit_blocks(
 ) -> np.ndarray:
     """fp16 scale of blocks that store it themselves: x f32[n, S, R] -> f32[S, R]."""
     data = _Weighted(x, weights, nmax)
-    sll, slx = data.moments(reciprocal(search(data, deltas)))
+    inverse = reciprocal(search(data, deltas))
+    sll, slx = data.moments(inverse, out=scratch.empty((2, *inverse.shape)))
     return to_half(slx / np.maximum(sll, TINY))

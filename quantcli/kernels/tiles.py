@@ -6,9 +6,9 @@ import numpy as np
 
 from quantcli.kernels import scratch
 
-# Per tile: half a megabyte per array hides the cost of a numpy call, keeps threads from waiting
-# for one another's calls, and stays near the cache.
-TILE_WEIGHTS = 1 << 17
+# Per tile: a megabyte per array hides the cost of a numpy call, keeps threads from waiting
+# for one another's calls, and stays in the last cache.
+TILE_WEIGHTS = 1 << 18
 LANES = 4  # weights that move together: 16 bytes of float32, one complex128
 
 

@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from quantcli.kernels import affine, scratch, symmetric
-from quantcli.kernels.rounding import first_extreme, nearest, reciprocal, to_half
+from quantcli.kernels.rounding import clip, first_extreme, nearest, reciprocal, to_half
 from quantcli.kernels.tiles import LANES, fold, planes, spread
 from quantcli.tensor_types.base import TensorType
 
@@ -51,7 +51,7 @@ class AffineSuperBlock(SuperBlock):
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> affine.AffineGrid:
         candidates, passes = (
-            (self.candidates, 1) if weights is None else (self.weighted_candidates, 2)
+            (self.candidates, 0) if weights is None else (self.weighted_candidates, 1)
         )
         x = planes(tile, self.sub_blocks)
         return affine.fit_super_blocks(x, weights, self.nmax, self.nscale, candidates, passes)
@@ -78,9 +78,9 @@ class SymmetricSuperBlock(SuperBlock):
     weighted_deltas: ClassVar[tuple[float, ...]]
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> symmetric.SymmetricGrid:
-        deltas = self.deltas if weights is None else self.weighted_deltas
+        deltas, passes = (self.deltas, 0) if weights is None else (self.weighted_deltas, 2)
         x = planes(tile, self.sub_blocks)
-        return symmetric.fit_super_blocks(x, weights, self.nmax, self.nscale, deltas)
+        return symmetric.fit_super_blocks(x, weights, self.nmax, self.nscale, deltas, passes)
 
     def round(self, tile: np.ndarray, grid: symmetric.SymmetricGrid) -> np.ndarray:
         codes = scratch.empty(tile.shape)
@@ -125,7 +125,7 @@ class SymmetricBlock(TensorType):
         """Half up, as ggml (whose K types round half to even)."""
         codes = np.multiply(tile, spread(grid.inverse), out=scratch.empty(tile.shape))
         codes += np.float32(self.nmax + 0.5)
-        np.clip(codes, np.float32(0), np.float32(2 * self.nmax - 1), out=codes)
+        clip(codes, np.float32(0), np.float32(2 * self.nmax - 1), out=codes)
         return to_bytes(codes)
 
     def dequantize(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
@@ -168,7 +168,7 @@ class AffineBlock(TensorType):
         codes = np.subtract(tile, spread(grid.origin), out=scratch.empty(tile.shape))
         codes *= spread(grid.inverse)
         codes += np.float32(0.5)
-        np.clip(codes, np.float32(0), np.float32(self.nmax), out=codes)
+        clip(codes, np.float32(0), np.float32(self.nmax), out=codes)
         return to_bytes(codes)
 
     def dequantize(self, codes: np.ndarray, grid: AffineBlockGrid) -> np.ndarray:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from quantcli.kernels import bits, scratch
-from quantcli.kernels.rounding import F16_MAX, reciprocal, to_half
+from quantcli.kernels.rounding import F16_MAX, clip, reciprocal, to_half
 from quantcli.kernels.tiles import fold, spread
 from quantcli.tensor_types.base import TensorType
 from quantcli.tensor_types.families import SymmetricBlockGrid, to_bytes, to_floats
@@ -33,7 +33,7 @@ class Q8_0(TensorType):
         half = np.bitwise_and(codes.view(np.uint32), SIGN, out=scratch.empty(tile.shape, np.uint32))
         half |= BELOW_HALF.view(np.uint32)
         codes += half.view(np.float32)
-        np.clip(codes, np.float32(-127), np.float32(127), out=codes)
+        clip(codes, np.float32(-127), np.float32(127), out=codes)
         return to_bytes(codes, np.int8)
 
     def pack(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
