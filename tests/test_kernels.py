@@ -1,11 +1,13 @@
 """Kernels: tiles, rounding, bit fields, and the two scale searches on data with known answers."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from quantcli.kernels import affine, bits, rounding, search, symmetric, tiles
+from quantcli.kernels import affine, bits, rounding, scratch, search, symmetric, tiles
 
 F32 = np.float32
 RNG = np.random.default_rng(20)
@@ -17,21 +19,71 @@ def lanes(*values: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 41])
-@pytest.mark.parametrize(("block_size", "sub_blocks"), [(256, 8), (256, 16), (32, 1), (1, 1)])
-def test_load_puts_every_weight_where_the_layout_says(
-    count: int, block_size: int, sub_blocks: int
-) -> None:
+@pytest.mark.parametrize("block_size", [256, 32, 1])
+def test_load_puts_every_weight_where_the_layout_says(count: int, block_size: int) -> None:
     blocks = RNG.standard_normal((count, block_size)).astype(F32)
-    tile = tiles.load(blocks, sub_blocks)
-    n = block_size // sub_blocks
-    assert tile.shape == (n, sub_blocks, -(-count // 8) * 8)
+    tile = tiles.load(blocks)
+    lanes = min(block_size, 4)
+    assert tile.shape == (block_size // lanes, lanes * tiles.padded(count))
     assert tile.flags.c_contiguous
-    expected = blocks.reshape(count, sub_blocks, n).transpose(2, 1, 0)
-    assert np.array_equal(tile[:, :, :count], expected)
-    assert not tile[:, :, count:].any()
+    for r in range(count):
+        assert np.array_equal(tile[:, lanes * r : lanes * (r + 1)].reshape(-1), blocks[r])
+    assert not tile[:, lanes * count :].any()
     out = np.empty_like(blocks)
     tiles.store(tile, out)
     assert np.array_equal(out, blocks)
+
+
+@pytest.mark.parametrize("sub_blocks", [1, 8, 16])
+def test_planes_hold_one_position_of_all_blocks_each(sub_blocks: int) -> None:
+    blocks = RNG.standard_normal((24, 256)).astype(F32)
+    planes = tiles.planes(tiles.load(blocks), sub_blocks)
+    assert np.array_equal(planes, blocks.reshape(24, sub_blocks, -1).transpose(2, 1, 0))
+
+
+def test_padded_is_an_odd_multiple_of_8() -> None:
+    for count in range(1, 200):
+        r = tiles.padded(count)
+        assert r >= count > r - 16
+        assert r % 16 == 8
+        assert tiles.padded(r) == r
+
+
+def test_spread_and_fold_go_between_blocks_and_their_lanes() -> None:
+    values = RNG.standard_normal((3, 24)).astype(F32)
+    assert np.array_equal(tiles.spread(values), values.repeat(4, axis=1))
+    blocks = RNG.standard_normal((24, 32)).astype(F32)
+    assert np.array_equal(tiles.fold(np.minimum, tiles.load(blocks)), blocks.min(axis=1))
+
+
+def test_scratch_is_taken_back_at_the_end_of_a_frame_and_only_inside_one() -> None:
+    for _ in range(2):  # the second time it is this thread's memory
+        with scratch.frame():
+            first = scratch.empty((3, 5))
+            second = scratch.empty((1000,), np.uint8)
+            with scratch.frame():
+                inner = scratch.empty((7,))
+            again = scratch.empty((7,))
+            assert not np.shares_memory(first, second)
+            assert again.ctypes.data == inner.ctypes.data or not scratch.held()
+    with scratch.frame():
+        assert scratch.empty((3, 5)).ctypes.data == first.ctypes.data
+    outside = scratch.empty((4, 4))
+    assert {x.ctypes.data % scratch.LINE for x in (first, second, again, outside)} == {0}
+    with scratch.frame():
+        assert not np.shares_memory(outside, scratch.empty((4, 4)))
+    assert np.getbufsize() == 8192
+
+
+def test_scratch_belongs_to_one_thread() -> None:
+    def address() -> int:
+        for _ in range(2):
+            with scratch.frame():
+                held = scratch.empty((1 << 16,)).ctypes.data
+        return held
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(address).result() != address()
 
 
 @given(st.integers(1, 5000), st.integers(1, 900), st.sampled_from([1, 32, 256]))
@@ -49,7 +101,8 @@ def test_importance_tiles_follow_the_columns_of_each_block() -> None:
     for start, stop in [(0, 9), (9, 18), (5, 6), (20, 41), (0, 9)]:
         tile = shared.tile(start, stop)
         assert np.array_equal(
-            tile[:, :, : stop - start], tiles.load(whole[start:stop], 8)[:, :, : stop - start]
+            tile[:, :, : stop - start],
+            tiles.planes(tiles.load(whole[start:stop]), 8)[:, :, : stop - start],
         )
         assert (tile > 0).all()  # padding too: sums of weights are divisors
     assert shared.tile(0, 9) is shared.tile(9, 18)
@@ -71,6 +124,11 @@ def test_to_half_equals_ieee_on_every_half_every_tie_and_beside_them() -> None:
     ties = (exact[1:] + exact[:-1]) / 2
     x = np.concatenate([exact, ties, np.nextafter(ties, F32(9e9)), np.nextafter(ties, F32(-9e9))])
     assert rounding.to_half(x).tobytes() == x.astype(np.float16).astype(F32).tobytes()
+
+
+def test_half_bits_equal_ieee() -> None:
+    exact = all_halves()
+    assert rounding.half_bits(exact).tobytes() == exact.astype(np.float16).tobytes()
 
 
 def test_to_half_saturates() -> None:
@@ -129,6 +187,23 @@ def test_field_on_every_byte() -> None:
         assert np.array_equal(bits.field(every, shift, width), every >> shift & (1 << width) - 1)
 
 
+def test_units_of_a_field_move_to_records_and_back() -> None:
+    units = RNG.integers(0, 256, (3, 32)).astype(np.uint8)
+    records = np.zeros(8, np.dtype([("d", "<f2"), ("qs", "u1", (3, 4))]))
+    bits.store(units, records, "qs")
+    assert np.array_equal(records["qs"], units.reshape(3, 8, 4).swapaxes(0, 1))
+    assert not records["d"].any()
+    assert np.array_equal(bits.load(records, "qs"), units)
+
+
+def test_fifth_bits_put_weight_j_at_bit_j() -> None:
+    high = RNG.integers(0, 2, (8, 64)).astype(np.uint8)
+    packed = bits.fifth_bits(high)
+    for j in range(32):
+        assert np.array_equal(packed >> np.uint32(j) & 1, high[j // 4, j % 4 :: 4])
+    assert np.array_equal(bits.from_fifth_bits(packed), high)
+
+
 def test_six_bit_pairs_keep_every_value_in_every_place() -> None:
     scales = (np.arange(64) + 9 * np.arange(8)[:, None]).astype(F32) % 64
     mins = (np.arange(64)[::-1] + 5 * np.arange(8)[:, None]).astype(F32) % 64
@@ -152,19 +227,10 @@ def test_sums_do_not_depend_on_the_blocks_beside() -> None:
         assert np.array_equal(
             search.total(np.ascontiguousarray(x[:, :, r : r + 8])), whole[:, r : r + 8]
         )
-
-
-def test_super_scale_beats_the_plain_choice() -> None:
-    values = RNG.random((8, 64)).astype(F32) + F32(0.05)
-    ones = np.ones_like(values)
-
-    def error(d: np.ndarray) -> np.ndarray:
-        return ((values - d * np.clip(np.rint(values / d), 0, 15)) ** 2).sum(axis=0)
-
-    plain = rounding.to_half_scale(values.max(axis=0) / F32(15))
-    found = search.super_scale(values, ones, 15)
-    assert (error(found) <= error(plain) + 1e-7).all()
-    assert error(found).sum() < 0.9 * error(plain).sum()
+        part = np.ascontiguousarray(x[:, :, r : r + 8])
+        for factors in ((x, x), (x, x, x)):
+            products = search.total_of_products(*[part] * len(factors))
+            assert np.array_equal(products, search.total_of_products(*factors)[:, r : r + 8])
 
 
 def test_affine_blocks_on_a_grid_are_recovered() -> None:
@@ -193,7 +259,7 @@ def test_more_candidates_never_raise_the_error_of_a_sub_block(seed: int, exponen
     def error(deltas: list[float]) -> np.ndarray:
         data = symmetric._Weighted(x, weights, 8)
         scale = symmetric.search(data, deltas)
-        data.moments(rounding.reciprocal(scale))
+        data.moments(rounding.reciprocal(scale), out=np.empty((2, *scale.shape), F32))
         return (weights * (x - scale * data.codes) ** 2).sum(axis=0, dtype=np.float64)
 
     few, many = error([0.0]), error([0.0, -1.5, -0.7, 0.7])
@@ -208,6 +274,6 @@ def test_fits_leave_their_arguments_alone() -> None:
     x.flags.writeable = weights.flags.writeable = False
     for w in (None, weights):
         affine.fit_super_blocks(x, w, 3, 15, [(0, 0), (0, 0.3)], passes=2)
-        symmetric.fit_super_blocks(x, w, 4, 32, [0, 0.5])
+        symmetric.fit_super_blocks(x, w, 4, 32, [0, 0.5], passes=2)
     assert np.array_equal(x, before[0])
     assert np.array_equal(weights, before[1])

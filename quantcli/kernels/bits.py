@@ -24,22 +24,23 @@ def field(codes: np.ndarray, shift: int, bits: int) -> np.ndarray:
 
 
 def merge(codes: np.ndarray, axis: int, bits: int) -> np.ndarray:
-    """Sum of codes[i] << (i * bits) along `axis`; codes are below 2**bits."""
-    planes = np.moveaxis(codes.view(np.uint64), axis, 0)
-    merged = planes[-1].copy()
-    for plane in planes[-2::-1]:
+    """Sum of codes[i] << (i * bits) along `axis` (0 or 1); codes are below 2**bits."""
+    planes = codes.view(np.uint64).swapaxes(0, axis)
+    merged = np.left_shift(planes[-1], np.uint64(bits), out=scratch.empty(planes[0].shape, np.uint64))
+    merged |= planes[-2]
+    for plane in planes[-3::-1]:
         merged <<= np.uint64(bits)
         merged |= plane
     return merged.view(np.uint8)
 
 
 def split(merged: np.ndarray, axis: int, bits: int) -> np.ndarray:
-    """The inverse of merge: a new axis of 8 // bits fields."""
+    """The inverse of merge: a new axis (0 or 1) of 8 // bits fields."""
     words = np.ascontiguousarray(merged).view(np.uint64)
     count = 8 // bits
     out = scratch.empty((*words.shape[:axis], count, *words.shape[axis:]), np.uint64)
     mask = np.uint64(ONES * ((1 << bits) - 1))
-    for i, plane in enumerate(np.moveaxis(out, axis, 0)):
+    for i, plane in enumerate(out.swapaxes(0, axis)):
         np.right_shift(words, np.uint64(i * bits), out=plane)
         plane &= mask
     return out.view(np.uint8)

@@ -28,18 +28,36 @@ def select(bits: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def to_half(x: np.ndarray) -> np.ndarray:
-    """Nearest fp16 values (half to even) as float32, saturating at +-65504.
+    """Nearest fp16 values (half to even) as float32, saturating at +-65504; no NaNs.
 
-    numpy's cast raises a floating-point flag for each inexact subnormal (about 70 ns each), so
-    those are rounded here: adding 0.5 leaves a grid of 2**-24.
+    By bits, four times as fast as numpy's casts; those take 70 ns for a subnormal on top, which
+    are rounded by adding 0.5 here: it leaves a grid of 2**-24.
     """
     size = np.abs(x)
     small = size < np.float32(F16_MIN_NORMAL)
-    normal = clip(size, np.float32(F16_MIN_NORMAL), np.float32(F16_MAX))
-    rounded = normal.astype(np.float16).astype(np.float32)
+    bits = size.view(np.uint32) >> np.uint32(13)
+    bits &= np.uint32(1)
+    bits += np.uint32(0xFFF)
+    bits += size.view(np.uint32)
+    bits &= np.uint32(0xFFFFE000)
+    rounded = clip(bits.view(np.float32), np.float32(0), np.float32(F16_MAX))
     if small.any():
         rounded = select(as_bits(small), (size + np.float32(0.5)) - np.float32(0.5), rounded)
-    return np.copysign(rounded, x, out=rounded)
+    bits = rounded.view(np.uint32)
+    bits |= x.view(np.uint32) & np.uint32(1 << 31)
+    return rounded
+
+
+def half_bits(x: np.ndarray) -> np.ndarray:
+    """fp16 values f32 -> float16, by bits: see to_half."""
+    size = np.abs(x)
+    small = size < np.float32(F16_MIN_NORMAL)
+    bits = (size.view(np.uint32) - np.uint32(0x38000000)) >> np.uint32(13)
+    if small.any():
+        count = (np.minimum(size, np.float32(F16_MIN_NORMAL)) * 2**24).astype(np.uint32)
+        bits = select(as_bits(small), count, bits).view(np.uint32)
+    bits |= (x.view(np.uint32) >> np.uint32(16)) & np.uint32(0x8000)
+    return bits.astype(np.uint16).view(np.float16)
 
 
 def to_half_scale(x: np.ndarray) -> np.ndarray:

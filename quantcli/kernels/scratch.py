@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+from numpy.typing import DTypeLike
 
 LINE = 64
 # Elements that a ufunc may copy to widen a broadcast row: rows that are longer are not copied,
@@ -43,7 +44,7 @@ def frame() -> Iterator[None]:
             _arena.memory = _aligned(_arena.wanted)
 
 
-def empty(shape: tuple[int, ...], dtype: type = np.float32) -> np.ndarray:
+def empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
     """An uninitialized array, of this thread's scratch memory inside a frame, else its own."""
     size = np.dtype(dtype).itemsize
     for length in shape:

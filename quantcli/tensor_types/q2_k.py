@@ -4,7 +4,7 @@ import numpy as np
 
 from quantcli.kernels import bits
 from quantcli.kernels.affine import AffineGrid
-from quantcli.kernels.rounding import F16_MAX
+from quantcli.kernels.rounding import F16_MAX, half_bits
 from quantcli.tensor_types.families import AffineSuperBlock
 
 
@@ -19,12 +19,12 @@ class Q2_K(AffineSuperBlock):
         [("scales", "u1", 16), ("qs", "u1", (2, 2, 16)), ("d", "<f2"), ("dmin", "<f2")]
     )
     max_abs = F16_MAX * 15
-    candidates = ((-0.4, 0), (-0.4, 0.4), (0, 0), (0.4, -0.4), (0.4, 0))
-    weighted_candidates = ((-0.4, 0), (-0.4, 0.4), (0, 0), (0.4, -0.4), (0.4, 0))
+    candidates = ((0.6, 0), (0.6, -0.3), (0.6, -0.6))
+    weighted_candidates = ((0.8, -0.6), (0.9, -0.3), (1.2, -0.1), (1.3, -1.2))
 
     def pack(self, codes: np.ndarray, grid: AffineGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"], records["dmin"] = grid.d, grid.dmin
+        records["d"], records["dmin"] = half_bits(grid.d), half_bits(grid.dmin)
         records["scales"] = (grid.scales + np.float32(16) * grid.mins).astype(np.uint8).T
         bits.store(bits.merge(codes.reshape(2, 4, 8, -1), 1, bits=2), records, "qs")
         return records

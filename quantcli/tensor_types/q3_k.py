@@ -3,7 +3,7 @@
 import numpy as np
 
 from quantcli.kernels import bits
-from quantcli.kernels.rounding import F16_MAX
+from quantcli.kernels.rounding import F16_MAX, half_bits
 from quantcli.kernels.symmetric import SymmetricGrid
 from quantcli.tensor_types.families import SymmetricSuperBlock
 
@@ -21,12 +21,12 @@ class Q3_K(SymmetricSuperBlock):
         [("hmask", "u1", (2, 16)), ("qs", "u1", (2, 2, 16)), ("scales", "u1", 12), ("d", "<f2")]
     )
     max_abs = F16_MAX * 31 * 3
-    deltas = (-0.9, -0.3, 0.3, 0.9)
-    weighted_deltas = (-0.9, -0.54, -0.18, 0.18, 0.54, 0.9)
+    deltas = (-0.8, -0.1, 0.5)
+    weighted_deltas = (-0.9, -0.2, 0.4, 1.3, 2.8)
 
     def pack(self, codes: np.ndarray, grid: SymmetricGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"] = grid.d
+        records["d"] = half_bits(grid.d)
         low = bits.field(codes, 0, 2).reshape(2, 4, 8, -1)
         high = bits.field(codes, 2, 1).reshape(8, 8, -1)
         bits.store(bits.merge(low, 1, bits=2), records, "qs")

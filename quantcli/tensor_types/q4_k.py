@@ -4,7 +4,7 @@ import numpy as np
 
 from quantcli.kernels import bits
 from quantcli.kernels.affine import AffineGrid
-from quantcli.kernels.rounding import F16_MAX
+from quantcli.kernels.rounding import F16_MAX, half_bits
 from quantcli.tensor_types.families import AffineSuperBlock
 
 
@@ -16,12 +16,12 @@ class Q4_K(AffineSuperBlock):
     # qs       byte j of group g: | sub-block 2g+1, weight j : 4 | sub-block 2g, weight j : 4 |
     record = np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qs", "u1", (4, 32))])
     max_abs = F16_MAX * 63
-    candidates = ((-1, 0.5), (-0.3, 0), (-0.3, 0.3), (0.5, -0.5), (0.5, 0), (1.2, -0.6))
-    weighted_candidates = ((-1, 0.2), (-1, 0.8), (0, 0), (0, -0.4), (0, 0.4), (1, -0.2), (1, -0.8))
+    candidates = ((-0.7, -0.1), (0.4, 0), (0.4, -0.5), (0.2, -0.2))
+    weighted_candidates = ((-1.6, 0.8), (-0.9, -0.1), (0.1, 0), (1, -0.8), (1.3, -0.3))
 
     def pack(self, codes: np.ndarray, grid: AffineGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"], records["dmin"] = grid.d, grid.dmin
+        records["d"], records["dmin"] = half_bits(grid.d), half_bits(grid.dmin)
         records["scales"] = bits.six_bit_pairs(grid.scales, grid.mins)
         bits.store(bits.merge(codes.reshape(4, 2, 8, -1), 1, bits=4), records, "qs")
         return records

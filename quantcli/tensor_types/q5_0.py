@@ -3,7 +3,7 @@
 import numpy as np
 
 from quantcli.kernels import bits
-from quantcli.kernels.rounding import F16_MAX, reciprocal
+from quantcli.kernels.rounding import F16_MAX, half_bits, reciprocal
 from quantcli.tensor_types.families import SymmetricBlock, SymmetricBlockGrid
 
 
@@ -19,7 +19,7 @@ class Q5_0(SymmetricBlock):
 
     def pack(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"] = grid.d
+        records["d"] = half_bits(grid.d)
         records["qh"] = bits.fifth_bits(bits.field(codes, 4, 1))
         low = bits.field(codes, 0, 4).reshape(2, 4, -1)
         bits.store(bits.merge(low, 0, bits=4), records, "qs")

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from quantcli.kernels import bits
-from quantcli.kernels.rounding import F16_MAX, reciprocal
+from quantcli.kernels.rounding import F16_MAX, half_bits, reciprocal
 from quantcli.tensor_types.families import AffineBlock, AffineBlockGrid
 
 
@@ -21,7 +21,7 @@ class Q5_1(AffineBlock):
 
     def pack(self, codes: np.ndarray, grid: AffineBlockGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"], records["m"] = grid.d, grid.m
+        records["d"], records["m"] = half_bits(grid.d), half_bits(grid.m)
         records["qh"] = bits.fifth_bits(bits.field(codes, 4, 1))
         low = bits.field(codes, 0, 4).reshape(2, 4, -1)
         bits.store(bits.merge(low, 0, bits=4), records, "qs")

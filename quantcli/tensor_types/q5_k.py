@@ -4,7 +4,7 @@ import numpy as np
 
 from quantcli.kernels import bits
 from quantcli.kernels.affine import AffineGrid
-from quantcli.kernels.rounding import F16_MAX
+from quantcli.kernels.rounding import F16_MAX, half_bits
 from quantcli.tensor_types.families import AffineSuperBlock
 
 
@@ -25,12 +25,12 @@ class Q5_K(AffineSuperBlock):
         ]
     )
     max_abs = F16_MAX * 63
-    candidates = ((-1.5, 0), (-0.8, 0), (-0.1, 0), (0.6, 0))
-    weighted_candidates = tuple((0.5 * i, 0) for i in range(-6, 3))
+    candidates = ((-0.7, -0.2), (0.1, -0.2), (0.1, 0.1))
+    weighted_candidates = ((-2.9, 0), (-1.8, -0.1), (-0.8, -0.1), (0.6, -0.5), (0.5, 0))
 
     def pack(self, codes: np.ndarray, grid: AffineGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"], records["dmin"] = grid.d, grid.dmin
+        records["d"], records["dmin"] = half_bits(grid.d), half_bits(grid.dmin)
         records["scales"] = bits.six_bit_pairs(grid.scales, grid.mins)
         low = bits.field(codes, 0, 4).reshape(4, 2, 8, -1)
         high = bits.field(codes, 4, 1).reshape(8, 8, -1)

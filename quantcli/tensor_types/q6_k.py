@@ -3,7 +3,7 @@
 import numpy as np
 
 from quantcli.kernels import bits
-from quantcli.kernels.rounding import F16_MAX
+from quantcli.kernels.rounding import F16_MAX, half_bits
 from quantcli.kernels.symmetric import SymmetricGrid
 from quantcli.tensor_types.families import SymmetricSuperBlock
 
@@ -20,12 +20,12 @@ class Q6_K(SymmetricSuperBlock):
         [("ql", "u1", (2, 2, 2, 16)), ("qh", "u1", (2, 2, 16)), ("scales", "i1", 16), ("d", "<f2")]
     )
     max_abs = F16_MAX * 127 * 31
-    deltas = (-6, -4, -2, 0)
-    weighted_deltas = (-8, -6, -4, -2, 0, 0.9)
+    deltas = (-2, -1, 0)
+    weighted_deltas = (-5, -3, -1, 0.1)
 
     def pack(self, codes: np.ndarray, grid: SymmetricGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"] = grid.d
+        records["d"] = half_bits(grid.d)
         records["scales"] = grid.scales.astype(np.int8).T
         low = bits.field(codes, 0, 4).reshape(2, 2, 2, 8, -1)
         high = bits.field(codes, 4, 2).reshape(2, 4, 8, -1)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from quantcli.kernels import bits, scratch
-from quantcli.kernels.rounding import F16_MAX, clip, reciprocal, to_half
+from quantcli.kernels.rounding import F16_MAX, clip, half_bits, reciprocal, to_half
 from quantcli.kernels.tiles import fold, spread
 from quantcli.tensor_types.base import TensorType
 from quantcli.tensor_types.families import SymmetricBlockGrid, to_bytes, to_floats
@@ -38,7 +38,7 @@ class Q8_0(TensorType):
 
     def pack(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"] = grid.d
+        records["d"] = half_bits(grid.d)
         bits.store(codes, records, "qs")
         return records
 
