@@ -11,6 +11,7 @@ from quantcli.kernels import affine, bits, rounding, scratch, search, symmetric,
 
 F32 = np.float32
 RNG = np.random.default_rng(20)
+EIGHT = symmetric.Integers(8)
 
 
 def lanes(*values: float) -> np.ndarray:
@@ -246,7 +247,7 @@ def test_symmetric_blocks_on_a_grid_are_recovered() -> None:
     codes = np.concatenate([[-8, 7], RNG.integers(-8, 8, 30)]).astype(F32).reshape(32, 1, 1)
     d = lanes(0.25, -0.5, 2)
     weights = RNG.random((32, 1, 8)).astype(F32) + F32(0.1)
-    assert np.array_equal(symmetric.fit_blocks(codes * d, weights, 8, [-1, 0, 1]), d)
+    assert np.array_equal(symmetric.fit_blocks(codes * d, weights, EIGHT, [-1, 0, 1]), d)
 
 
 @settings(max_examples=25)
@@ -257,7 +258,7 @@ def test_more_candidates_never_raise_the_error_of_a_sub_block(seed: int, exponen
     weights = rng.random(x.shape).astype(F32) + F32(0.01)
 
     def error(deltas: list[float]) -> np.ndarray:
-        data = symmetric._Weighted(x, weights, 8)
+        data = symmetric._Weighted(x, weights, EIGHT)
         scale = symmetric.search(data, deltas)
         data.moments(rounding.reciprocal(scale), out=np.empty((2, *scale.shape), F32))
         return (weights * (x - scale * data.codes) ** 2).sum(axis=0, dtype=np.float64)
@@ -274,6 +275,6 @@ def test_fits_leave_their_arguments_alone() -> None:
     x.flags.writeable = weights.flags.writeable = False
     for w in (None, weights):
         affine.fit_super_blocks(x, w, 3, 15, [(0, 0), (0, 0.3)], passes=2)
-        symmetric.fit_super_blocks(x, w, 4, 32, [0, 0.5], passes=2)
+        symmetric.fit_super_blocks(x, w, EIGHT, 32, [0, 0.5])
     assert np.array_equal(x, before[0])
     assert np.array_equal(weights, before[1])

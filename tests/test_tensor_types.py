@@ -37,6 +37,13 @@ def random_records(type: TensorType, rng: np.random.Generator, count: int) -> np
     return records
 
 
+def code_limits(type: TensorType) -> tuple[int, int]:
+    """The lowest and the highest code."""
+    if type.name == "Q8_0":
+        return -127, 127
+    return 0, 2 ** int(type.name.removeprefix("I")[1]) - 1
+
+
 def bell(seed: int, rows: int, cols: int, scale: float = 0.02) -> np.ndarray:
     return (np.random.default_rng(seed).standard_normal((rows, cols)) * scale).astype(F32)
 
@@ -62,9 +69,7 @@ def test_pack_restores_every_record(type: TensorType, seed: int) -> None:
 @quantized_type
 def test_every_code_and_every_integer_scale_survives(type: TensorType) -> None:
     codes, grid = type.unpack(random_records(type, np.random.default_rng(1), 256))
-    lowest, highest = {"Q2_K": (0, 3), "Q3_K": (0, 7), "Q6_K": (0, 63), "Q8_0": (-127, 127)}.get(
-        type.name, (0, 31 if type.name.startswith("Q5") else 15)
-    )
+    lowest, highest = code_limits(type)
     span = highest - lowest + 1
     codes = (np.arange(codes.size).reshape(codes.shape) * 7 % span + lowest).astype(codes.dtype)
     assert set(np.unique(codes)) == set(range(lowest, highest + 1))
@@ -75,7 +80,7 @@ def test_every_code_and_every_integer_scale_survives(type: TensorType) -> None:
             scales=(sweep % n).astype(F32), mins=((sweep + 5) // 2 % n).astype(F32)
         )
     elif hasattr(grid, "scales"):
-        n = 64 if type.name == "Q3_K" else 256
+        n = 256 if type.name == "Q6_K" else 64
         grid = grid._replace(scales=(sweep % n - n // 2).astype(F32))
     again, grid_again = type.unpack(type.pack(codes, grid))
     assert np.array_equal(again, codes)
@@ -93,9 +98,8 @@ def test_round_finds_the_nearest_code_on_any_grid(type: TensorType, seed: int) -
     tile = tile.astype(F32)
     rounded = type.round(tile, grid)
     error = np.abs(type.dequantize(rounded, grid) - tile)
-    limits = (-127, 127) if type.name == "Q8_0" else (0, 2 ** (int(type.name[1])) - 1)
     for change in (-1, 1):
-        other = np.clip(rounded.astype(int) + change, *limits).astype(codes.dtype)
+        other = np.clip(rounded.astype(int) + change, *code_limits(type)).astype(codes.dtype)
         other_error = np.abs(type.dequantize(other, grid) - tile)
         assert (error <= other_error + 1e-5 * np.abs(tile).max()).all()
 
@@ -253,7 +257,7 @@ def test_edge_values_are_finite_and_near(type: TensorType, weighted: bool) -> No
         size = np.abs(w.reshape(-1, type.block_size)).max(axis=1, keepdims=True)
         error = np.abs(decoded - w).reshape(-1, type.block_size)
         limit = 0.8 if weighted else 0.55
-        floor = 2.0**-25 * (127 if type.name == "Q8_0" else 16)
+        floor = 2.0**-25 * (127 if type.name in ("Q8_0", "IQ4_NL") else 16)
         assert (error <= np.maximum(limit * size, floor)).all(), name
 
 

@@ -111,12 +111,15 @@ BARS = {
     "Q5_0": (1.0, 0.995),
     "Q5_1": (1.0, 0.99),
     "Q8_0": (1.0, 1.0),
+    "IQ4_NL": (0.97, 0.99),
+    "IQ4_XS": (0.97, 0.99),
 }
 
 
 def allowed(name: str, which: str, how: str) -> float:
-    if which == "negative" and name in ("Q4_0", "Q5_0", "Q3_K", "Q6_K"):
-        return 1.02  # far from zero and narrow: no weights, and hopeless for symmetric types
+    if which == "negative" and name in ("Q4_0", "Q5_0", "Q2_K", "Q3_K", "Q6_K", "IQ4_NL"):
+        # Far from zero and narrow: no weights, and hopeless for symmetric types and 4-bit mins.
+        return 1.025
     return BARS[name][how != "none"] if which in ("bell", "bf16", "heavy") else 1.0
 
 

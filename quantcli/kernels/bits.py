@@ -26,7 +26,9 @@ def field(codes: np.ndarray, shift: int, bits: int) -> np.ndarray:
 def merge(codes: np.ndarray, axis: int, bits: int) -> np.ndarray:
     """Sum of codes[i] << (i * bits) along `axis` (0 or 1); codes are below 2**bits."""
     planes = codes.view(np.uint64).swapaxes(0, axis)
-    merged = np.left_shift(planes[-1], np.uint64(bits), out=scratch.empty(planes[0].shape, np.uint64))
+    merged = np.left_shift(
+        planes[-1], np.uint64(bits), out=scratch.empty(planes[0].shape, np.uint64)
+    )
     merged |= planes[-2]
     for plane in planes[-3::-1]:
         merged <<= np.uint64(bits)
@@ -41,8 +43,10 @@ def split(merged: np.ndarray, axis: int, bits: int) -> np.ndarray:
     out = scratch.empty((*words.shape[:axis], count, *words.shape[axis:]), np.uint64)
     mask = np.uint64(ONES * ((1 << bits) - 1))
     for i, plane in enumerate(out.swapaxes(0, axis)):
-        np.right_shift(words, np.uint64(i * bits), out=plane)
-        plane &= mask
+        shift = np.uint64(i * bits)
+        np.bitwise_and(words, mask << shift, out=plane)
+        if i:
+            plane >>= shift
     return out.view(np.uint8)
 
 

@@ -37,5 +37,7 @@ def best_of(gains: Arrays, *values: Arrays) -> list[np.ndarray]:
     for i in range(1, len(gains)):
         better = as_bits(gains[i] > best)
         best = np.maximum(best, gains[i])
-        chosen = [select(better, value[i], kept) for kept, value in zip(chosen, values, strict=True)]
+        chosen = [
+            select(better, value[i], kept) for kept, value in zip(chosen, values, strict=True)
+        ]
     return chosen

@@ -1,11 +1,12 @@
-"""Scale search for symmetric types: w ~ scale * code, codes -nmax..nmax-1, scale of either sign.
+"""Scale search for symmetric types: w ~ scale * code, scale of either sign.
 
 The search over candidate roundings that ggml's make_qx_quants does, on moments instead of codes
-and for all sub-blocks of a tile at once. The value of largest magnitude maps to -nmax.
+and for all sub-blocks of a tile at once. The value of largest magnitude maps to the
+lowest code, of which there is one more than of the highest.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -23,6 +24,9 @@ from quantcli.kernels.rounding import (
 from quantcli.kernels.search import TINY, best_of, total, total_of_products
 
 
+BOTH = np.array([[[0]], [[1]]], np.float32)
+
+
 class SymmetricGrid(NamedTuple):
     """w ~ (d * scales) * code; d f32[R] are fp16 values, scales f32[S, R] signed integers."""
 
@@ -34,19 +38,37 @@ class SymmetricGrid(NamedTuple):
         return self.d * self.scales
 
 
+class Rounding(Protocol):
+    """The codes of a type as numbers: `lowest`, and those nearest to x * inverse."""
+
+    lowest: float
+
+    def nearest(self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray) -> np.ndarray: ...
+
+
+class Integers:
+    """-nmax..nmax-1."""
+
+    def __init__(self, nmax: int) -> None:
+        self.nmax, self.lowest = nmax, float(-nmax)
+
+    def nearest(self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray) -> np.ndarray:
+        return nearest(x, inverse, None, -self.nmax, self.nmax - 1, out=out)
+
+
 class _Weighted:
     """x with its weights, and the codes that are measured on it."""
 
-    def __init__(self, x: np.ndarray, weights: np.ndarray | None, nmax: int) -> None:
-        self.x, self.weights, self.nmax = x, weights, nmax
+    def __init__(self, x: np.ndarray, weights: np.ndarray | None, rounding: Rounding) -> None:
+        self.x, self.weights, self.rounding = x, weights, rounding
         self.wx = x
         if weights is not None:
             self.wx = np.multiply(x, weights, out=scratch.empty(x.shape))
         self.codes = scratch.empty(x.shape)
 
     def moments(self, inverse: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """Sums of w t t and w x t of the codes t = x * inverse, rounded: out f32[2, S, R]."""
-        t = nearest(self.x, inverse, None, -self.nmax, self.nmax - 1, out=self.codes)
+        """Sums of w t t and w x t of the codes t nearest to x * inverse: out f32[2, S, R]."""
+        t = self.rounding.nearest(self.x, inverse, out=self.codes)
         weights = () if self.weights is None else (self.weights,)
         total_of_products(t, t, *weights, out=out[0])
         total_of_products(t, self.wx, out=out[1])
@@ -54,11 +76,11 @@ class _Weighted:
 
 
 def search(data: _Weighted, deltas: Sequence[float]) -> np.ndarray:
-    """The best scale of each sub-block, f32[S, R]; delta: the extreme maps to -(nmax + delta)."""
-    inverse = -reciprocal(signed_extreme(data.x))
+    """The best scale of each sub-block, f32[S, R]; delta: the extreme maps to lowest - delta."""
+    inverse = reciprocal(signed_extreme(data.x))
     moments = scratch.empty((2, len(deltas), *inverse.shape))
     for i, delta in enumerate(deltas):
-        data.moments(inverse * np.float32(data.nmax + delta), out=moments[:, i])
+        data.moments(inverse * np.float32(data.rounding.lowest - delta), out=moments[:, i])
     sll, slx = moments
     scale = np.divide(slx, np.maximum(sll, TINY, out=sll), out=sll)
     slx *= scale
@@ -68,23 +90,32 @@ def search(data: _Weighted, deltas: Sequence[float]) -> np.ndarray:
 def fit_super_blocks(
     x: np.ndarray,
     weights: np.ndarray | None,
-    nmax: int,
+    rounding: Rounding,
     nscale: int,
     deltas: Sequence[float],
-    passes: int,
 ) -> SymmetricGrid:
     """Grid of the K types: x f32[n, S, R]; integer scales -nscale..nscale-1.
 
-    passes: how often, with the codes of the weights held fixed, integers and d are fitted in turn.
+    Both integers around each wanted scale are tried by rounding the weights: which one is better
+    is not a matter of distance where the integers are small (a neighbour holds an outlier). Then,
+    with the codes held fixed, integers and d are fitted in turn.
     """
-    data = _Weighted(x, weights, nmax)
+    data = _Weighted(x, weights, rounding)
+    lo, hi = np.float32(-nscale), np.float32(nscale - 1)
     scale = search(data, deltas)
-    d = to_half_scale(signed_extreme(scale) / np.float32(-nscale))
-    scales = _integers(scale, d, nscale)
-    moments = scratch.empty((2, *scale.shape))
-    for _ in range(passes):
-        sll, slx = data.moments(reciprocal(d * scales), out=moments)
-        scales = _integers(slx / np.maximum(sll, TINY), d, nscale)
+    d = to_half_scale(signed_extreme(scale) / lo)
+    scales = np.floor(scale * reciprocal(d)) + BOTH
+    clip(scales, lo, hi, out=scales)
+    step = d * scales
+    moments = scratch.empty((2, 2, *scale.shape))
+    for i in range(2):
+        data.moments(reciprocal(step[i]), out=moments[i])
+    gains = step * (2 * moments[:, 1] - step * moments[:, 0])
+    sll, slx = best_of(gains, moments)[0]
+    wanted = slx / np.maximum(sll, TINY)
+    for _ in range(2):
+        scales = np.rint(wanted * reciprocal(d))
+        clip(scales, lo, hi, out=scales)
         p, q = total(scales * slx), total_of_products(scales, scales, sll)
         new = to_half(p / np.maximum(q, TINY))
         better = as_bits(new * (2 * p - new * q) > d * (2 * p - d * q))
@@ -92,17 +123,11 @@ def fit_super_blocks(
     return SymmetricGrid(d, scales)
 
 
-def _integers(scale: np.ndarray, d: np.ndarray, nscale: int) -> np.ndarray:
-    scales = scale * reciprocal(d)
-    np.rint(scales, out=scales)
-    return clip(scales, np.float32(-nscale), np.float32(nscale - 1), out=scales)
-
-
 def fit_blocks(
-    x: np.ndarray, weights: np.ndarray | None, nmax: int, deltas: Sequence[float]
+    x: np.ndarray, weights: np.ndarray | None, rounding: Rounding, deltas: Sequence[float]
 ) -> np.ndarray:
     """fp16 scale of blocks that store it themselves: x f32[n, S, R] -> f32[S, R]."""
-    data = _Weighted(x, weights, nmax)
+    data = _Weighted(x, weights, rounding)
     inverse = reciprocal(search(data, deltas))
     sll, slx = data.moments(inverse, out=scratch.empty((2, *inverse.shape)))
     return to_half(slx / np.maximum(sll, TINY))

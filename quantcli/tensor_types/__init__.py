@@ -5,6 +5,8 @@ from quantcli.tensor_types.base import TensorType, check_values, flushed_blocks
 from quantcli.tensor_types.bf16 import BF16
 from quantcli.tensor_types.f16 import F16
 from quantcli.tensor_types.f32 import F32
+from quantcli.tensor_types.iq4_nl import IQ4_NL
+from quantcli.tensor_types.iq4_xs import IQ4_XS
 from quantcli.tensor_types.q2_k import Q2_K
 from quantcli.tensor_types.q3_k import Q3_K
 from quantcli.tensor_types.q4_0 import Q4_0
@@ -20,7 +22,7 @@ __all__ = ["TensorType", "by_id", "check_values", "flushed_blocks", "get", "name
 
 _TYPES: tuple[TensorType, ...] = (
     *(F32(), F16(), BF16(), Q8_0(), Q6_K(), Q5_K(), Q5_1(), Q5_0()),
-    *(Q4_K(), Q4_1(), Q4_0(), Q3_K(), Q2_K()),
+    *(Q4_1(), Q4_K(), Q4_0(), IQ4_NL(), IQ4_XS(), Q3_K(), Q2_K()),
 )
 _BY_NAME = {type.name: type for type in _TYPES}
 _BY_ID = {type.ggml_id: type for type in _TYPES}

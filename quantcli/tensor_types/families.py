@@ -78,9 +78,13 @@ class SymmetricSuperBlock(SuperBlock):
     weighted_deltas: ClassVar[tuple[float, ...]]
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> symmetric.SymmetricGrid:
-        deltas, passes = (self.deltas, 0) if weights is None else (self.weighted_deltas, 2)
+        deltas = self.deltas if weights is None else self.weighted_deltas
         x = planes(tile, self.sub_blocks)
-        return symmetric.fit_super_blocks(x, weights, self.nmax, self.nscale, deltas, passes)
+        return symmetric.fit_super_blocks(x, weights, self.rounding, self.nscale, deltas)
+
+    @property
+    def rounding(self) -> symmetric.Rounding:
+        return symmetric.Integers(self.nmax)
 
     def round(self, tile: np.ndarray, grid: symmetric.SymmetricGrid) -> np.ndarray:
         codes = scratch.empty(tile.shape)
@@ -118,7 +122,8 @@ class SymmetricBlock(TensorType):
         if weights is None:
             d = block_extreme(tile) / np.float32(-self.nmax)
             return SymmetricBlockGrid(to_half(d), reciprocal(d))
-        d = symmetric.fit_blocks(planes(tile, 1), weights, self.nmax, self.weighted_deltas)[0]
+        rounding = symmetric.Integers(self.nmax)
+        d = symmetric.fit_blocks(planes(tile, 1), weights, rounding, self.weighted_deltas)[0]
         return SymmetricBlockGrid(d, reciprocal(d))
 
     def round(self, tile: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:

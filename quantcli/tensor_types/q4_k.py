@@ -16,8 +16,15 @@ class Q4_K(AffineSuperBlock):
     # qs       byte j of group g: | sub-block 2g+1, weight j : 4 | sub-block 2g, weight j : 4 |
     record = np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qs", "u1", (4, 32))])
     max_abs = F16_MAX * 63
-    candidates = ((-0.7, -0.1), (0.4, 0), (0.4, -0.5), (0.2, -0.2))
-    weighted_candidates = ((-1.6, 0.8), (-0.9, -0.1), (0.1, 0), (1, -0.8), (1.3, -0.3))
+    candidates = ((-0.7, -0.15), (0.35, -0.05), (0.4, -0.5), (0.15, -0.2), (0.15, 0.25))
+    weighted_candidates = (
+        (-1.65, 0.8),
+        (-0.95, 0),
+        (-0.15, 0),
+        (1, -0.8),
+        (0.9, -0.25),
+        (-0.3, 0.4),
+    )
 
     def pack(self, codes: np.ndarray, grid: AffineGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
@@ -29,4 +36,6 @@ class Q4_K(AffineSuperBlock):
     def unpack(self, records: np.ndarray) -> tuple[np.ndarray, AffineGrid]:
         d, dmin = records["d"].astype(np.float32), records["dmin"].astype(np.float32)
         codes = bits.split(bits.load(records, "qs").reshape(4, 8, -1), 1, bits=4)
-        return codes.reshape(64, -1), AffineGrid(d, dmin, *bits.from_six_bit_pairs(records["scales"]))
+        return codes.reshape(64, -1), AffineGrid(
+            d, dmin, *bits.from_six_bit_pairs(records["scales"])
+        )

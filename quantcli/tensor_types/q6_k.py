@@ -21,7 +21,7 @@ class Q6_K(SymmetricSuperBlock):
     )
     max_abs = F16_MAX * 127 * 31
     deltas = (-2, -1, 0)
-    weighted_deltas = (-5, -3, -1, 0.1)
+    weighted_deltas = (-5, -3, -2, -1, 0)
 
     def pack(self, codes: np.ndarray, grid: SymmetricGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)

@@ -19,6 +19,7 @@ import numpy as np
 
 DATA = Path(__file__).parents[2] / "tests" / "data" / "tensor_types"
 TYPES = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+TYPES += ["IQ4_NL", "IQ4_XS"]
 
 
 def quantizer() -> ctypes._CFuncPtr:
