@@ -23,7 +23,6 @@ from quantcli.kernels.rounding import (
 )
 from quantcli.kernels.search import TINY, best_of, total, total_of_products
 
-
 BOTH = np.array([[[0]], [[1]]], np.float32)
 
 

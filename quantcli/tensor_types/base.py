@@ -5,7 +5,8 @@ scales that are already fixed: fit (scales, in stored precision), round (codes),
 Tiles and codes are units [U, 4 R]: weight 4 u + lane of block r is [u, 4 r + lane], see
 quantcli.kernels. Every block is independent of its neighbours: bytes do not depend on how rows are
 grouped into calls or tiles. Arrays that these functions return may be scratch memory of the
-calling thread, good until the end of the frame around them (quantcli.kernels.scratch), if any.
+calling thread, good until the end of the frame around them (quantcli.kernels.scratch), if any;
+grids are arrays of their own.
 """
 
 from abc import ABC, abstractmethod
@@ -97,7 +98,8 @@ class TensorType(ABC):
                 tile = tiles.load(blocks[start:stop])
                 if not _within(tile, self.max_abs):
                     check_values(w, self, first_row)
-                grid = self.fit(tile, weights)
+                with scratch.frame():
+                    grid = self.fit(tile, weights)
                 packed = self.pack(self.round(tile, grid), grid)
                 out[start:stop] = packed.view(self._opaque)[: stop - start]
         return out.view(np.uint8).reshape(rows, row_bytes)
