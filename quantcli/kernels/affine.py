@@ -11,6 +11,7 @@ import numpy as np
 
 from quantcli.kernels import scratch
 from quantcli.kernels.rounding import (
+    F16_MAX,
     as_bits,
     clip,
     nearest,
@@ -19,7 +20,16 @@ from quantcli.kernels.rounding import (
     to_half,
     to_half_scale,
 )
-from quantcli.kernels.search import HUGE, TINY, ZERO, best_of, total, total_of_products
+from quantcli.kernels.search import (
+    HUGE,
+    ONE,
+    TINY,
+    ZERO,
+    best_of,
+    gain_for,
+    total,
+    total_of_products,
+)
 
 # A candidate (delta, offset) rounds (x - min) / (max - min) * (nmax + delta) + offset.
 Candidates = Sequence[tuple[float, float]]
@@ -29,12 +39,16 @@ CHANGES = np.array([[[0]], [[-1]], [[1]]], np.float32)
 
 
 class AffineGrid(NamedTuple):
-    """w ~ (d * scales) * code - (dmin * mins); d, dmin f32[R] fp16 values, integers f32[S, R]."""
+    """w ~ (d * scales) * code - (dmin * mins); d, dmin f32[R] fp16 values, integers f32[S, R].
+
+    Weights are rounded to the nearest value of the grid before it was stretched by gain f32[R].
+    """
 
     d: np.ndarray
     dmin: np.ndarray
     scales: np.ndarray
     mins: np.ndarray
+    gain: np.ndarray | np.float32 = ONE
 
     @property
     def step(self) -> np.ndarray:
@@ -59,6 +73,10 @@ class _Shifted:
         self.sy = total(self.wy)
         self.sx = self.sy + low * self.sw
         self.codes = scratch.empty(x.shape)
+
+    def power(self) -> np.ndarray:
+        """Sums of w x x: f32[S, R]."""
+        return total_of_products(self.y, self.wy) + self.low * (self.sy + self.sx)
 
     def moments(self, out: np.ndarray) -> np.ndarray:
         """Sums of w t, w t t and w y t of the codes t in self.codes: out f32[3, S, R]."""
@@ -158,7 +176,13 @@ def fit_super_blocks(
         gains, mins = _best_mins(data, grid.d * changed, grid.dmin, moments, nscale)
         scales, mins = best_of(gains, changed, mins)
         grid = _super_scales(data, grid._replace(scales=scales, mins=mins), moments)
-    return grid
+    agreement = total(grid.step * moments[2] - grid.offset * data.sx)
+    return _stretched(grid, gain_for(total(data.power()), agreement))
+
+
+def _stretched(grid: AffineGrid, gain: np.ndarray) -> AffineGrid:
+    d, dmin = (to_half(np.minimum(scale * gain, F16_MAX)) for scale in (grid.d, grid.dmin))
+    return AffineGrid(d, dmin, grid.scales, grid.mins, gain)
 
 
 def _integers(
@@ -232,12 +256,16 @@ def _super_scales(data: _Shifted, grid: AffineGrid, moments: np.ndarray) -> Affi
 
 def fit_blocks(
     x: np.ndarray, weights: np.ndarray | None, nmax: int, candidates: Candidates
-) -> tuple[np.ndarray, np.ndarray]:
-    """fp16 scale and minimum of blocks that store both themselves: x f32[n, S, R] -> f32[S, R]."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Scale and minimum of blocks that store both themselves, and the gain to store them with.
+
+    x f32[n, S, R] -> f32[S, R] each.
+    """
     data = _Shifted(x, weights, np.minimum.reduce(x, axis=0))
     scale, minimum = search(data, nmax, candidates, 0.0, max_min=np.inf)
     m = to_half(minimum)
     nearest(data.y, reciprocal(scale), data.low - m, 0, nmax, out=data.codes)
     sl, sll, sly = data.moments(out=scratch.empty((3, *scale.shape)))
-    d = to_half((sly + (data.low - m) * sl) / np.maximum(sll, TINY))
-    return np.maximum(d, ZERO), m
+    slx = sly + data.low * sl
+    d = np.maximum((slx - m * sl) / np.maximum(sll, TINY), ZERO)
+    return d, m, gain_for(data.power(), d * slx + m * data.sx)

@@ -12,7 +12,8 @@ from quantcli.kernels.rounding import as_bits, select
 
 Arrays = Sequence[np.ndarray] | np.ndarray
 
-ZERO = np.float32(0)
+ZERO, ONE = np.float32(0), np.float32(1)
+MOST_GAIN = np.float32(1.5)  # a block that fits so badly that more would be needed is noise
 TINY = np.float32(1e-30)  # keeps a quotient finite where its numerator is zero
 HUGE = np.finfo(np.float32).max
 
@@ -20,6 +21,18 @@ HUGE = np.finfo(np.float32).max
 def total(x: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """Sum over axis 0, block by block: unlike a matrix product it never depends on the others."""
     return np.add.reduce(x, axis=0, out=out)
+
+
+def gain_for(power: np.ndarray, agreement: np.ndarray) -> np.ndarray:
+    """By how much to stretch a fitted grid so that rounding to it keeps the weights' strength.
+
+    The best fit in the sense of least squares is shorter than what it stands for: of x it keeps
+    <x, x'> / <x, x>. Every layer of a model would answer that much too faintly, all in the same
+    direction, which costs more in its predictions than the slightly larger error of x' times
+    <x, x> / <x, x'> does. power: sum w x x, agreement: sum w x x', both f32[R].
+    """
+    gain = power / np.maximum(agreement, TINY)
+    return np.clip(gain, ONE, MOST_GAIN)
 
 
 def total_of_products(*factors: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:

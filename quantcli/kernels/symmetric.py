@@ -12,6 +12,7 @@ import numpy as np
 
 from quantcli.kernels import scratch
 from quantcli.kernels.rounding import (
+    F16_MAX,
     as_bits,
     clip,
     nearest,
@@ -21,7 +22,7 @@ from quantcli.kernels.rounding import (
     to_half,
     to_half_scale,
 )
-from quantcli.kernels.search import TINY, best_of, total, total_of_products
+from quantcli.kernels.search import ONE, TINY, best_of, gain_for, total, total_of_products
 
 BOTH = np.array([[[0]], [[1]]], np.float32)
 
@@ -31,6 +32,7 @@ class SymmetricGrid(NamedTuple):
 
     d: np.ndarray
     scales: np.ndarray
+    gain: np.ndarray | np.float32 = ONE
 
     @property
     def step(self) -> np.ndarray:
@@ -64,6 +66,10 @@ class _Weighted:
         if weights is not None:
             self.wx = np.multiply(x, weights, out=scratch.empty(x.shape))
         self.codes = scratch.empty(x.shape)
+
+    def power(self) -> np.ndarray:
+        """Sums of w x x: f32[S, R]."""
+        return total_of_products(self.x, self.wx)
 
     def moments(self, inverse: np.ndarray, out: np.ndarray) -> np.ndarray:
         """Sums of w t t and w x t of the codes t nearest to x * inverse: out f32[2, S, R]."""
@@ -119,14 +125,20 @@ def fit_super_blocks(
         new = to_half(p / np.maximum(q, TINY))
         better = as_bits(new * (2 * p - new * q) > d * (2 * p - d * q))
         d = select(better, new, d)
-    return SymmetricGrid(d, scales)
+    gain = gain_for(total(data.power()), total(d * scales * slx))
+    stored = to_half(clip(d * gain, -F16_MAX, F16_MAX))
+    return SymmetricGrid(stored, scales, gain)
 
 
 def fit_blocks(
     x: np.ndarray, weights: np.ndarray | None, rounding: Rounding, deltas: Sequence[float]
-) -> np.ndarray:
-    """fp16 scale of blocks that store it themselves: x f32[n, S, R] -> f32[S, R]."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scale of blocks that store it themselves, and the gain to store it with.
+
+    x f32[n, S, R] -> f32[S, R] each.
+    """
     data = _Weighted(x, weights, rounding)
     inverse = reciprocal(search(data, deltas))
     sll, slx = data.moments(inverse, out=scratch.empty((2, *inverse.shape)))
-    return to_half(slx / np.maximum(sll, TINY))
+    d = slx / np.maximum(sll, TINY)
+    return d, gain_for(data.power(), d * slx)

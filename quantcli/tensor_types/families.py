@@ -5,7 +5,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from quantcli.kernels import affine, scratch, symmetric
-from quantcli.kernels.rounding import clip, first_extreme, nearest, reciprocal, to_half
+from quantcli.kernels.rounding import F16_MAX, clip, first_extreme, nearest, reciprocal, to_half
 from quantcli.kernels.tiles import LANES, fold, planes, spread
 from quantcli.tensor_types.base import TensorType
 
@@ -58,7 +58,8 @@ class AffineSuperBlock(SuperBlock):
 
     def round(self, tile: np.ndarray, grid: affine.AffineGrid) -> np.ndarray:
         codes = scratch.empty(tile.shape)
-        inverse, offset = self.per_unit(reciprocal(grid.step)), self.per_unit(grid.offset)
+        inverse = self.per_unit(reciprocal(grid.step) * grid.gain)
+        offset = self.per_unit(grid.offset / grid.gain)
         x, t = self.by_sub_block(tile), self.by_sub_block(codes)
         nearest(x, inverse, offset, 0, self.nmax, out=t)
         return to_bytes(codes)
@@ -89,7 +90,8 @@ class SymmetricSuperBlock(SuperBlock):
     def round(self, tile: np.ndarray, grid: symmetric.SymmetricGrid) -> np.ndarray:
         codes = scratch.empty(tile.shape)
         x, t = self.by_sub_block(tile), self.by_sub_block(codes)
-        nearest(x, self.per_unit(reciprocal(grid.step)), None, -self.nmax, self.nmax - 1, out=t)
+        inverse = self.per_unit(reciprocal(grid.step) * grid.gain)
+        nearest(x, inverse, None, -self.nmax, self.nmax - 1, out=t)
         codes += np.float32(self.nmax)
         return to_bytes(codes)
 
@@ -123,8 +125,8 @@ class SymmetricBlock(TensorType):
             d = block_extreme(tile) / np.float32(-self.nmax)
             return SymmetricBlockGrid(to_half(d), reciprocal(d))
         rounding = symmetric.Integers(self.nmax)
-        d = symmetric.fit_blocks(planes(tile, 1), weights, rounding, self.weighted_deltas)[0]
-        return SymmetricBlockGrid(d, reciprocal(d))
+        x = planes(tile, 1)
+        return stretched(*symmetric.fit_blocks(x, weights, rounding, self.weighted_deltas))
 
     def round(self, tile: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         """Half up, as ggml (whose K types round half to even)."""
@@ -138,6 +140,12 @@ class SymmetricBlock(TensorType):
         w -= np.float32(self.nmax)
         w *= spread(grid.d)
         return w
+
+
+def stretched(d: np.ndarray, gain: np.ndarray) -> SymmetricBlockGrid:
+    """The grid of blocks that round to d f32[1, R] but store it times gain."""
+    stored = to_half(clip(d * gain, -F16_MAX, F16_MAX))
+    return SymmetricBlockGrid(stored[0], reciprocal(d[0]))
 
 
 class AffineBlockGrid(NamedTuple):
@@ -165,8 +173,9 @@ class AffineBlock(TensorType):
             d = (fold(np.maximum, tile) - low) / np.float32(self.nmax)
             return AffineBlockGrid(to_half(d), to_half(low), reciprocal(d), low)
         x = planes(tile, 1)
-        step, minimum = affine.fit_blocks(x, weights, self.nmax, self.weighted_candidates)
-        return AffineBlockGrid(step[0], minimum[0], reciprocal(step[0]), minimum[0])
+        step, minimum, gain = affine.fit_blocks(x, weights, self.nmax, self.weighted_candidates)
+        d, m = (to_half(clip(value * gain, -F16_MAX, F16_MAX))[0] for value in (step, minimum))
+        return AffineBlockGrid(d, m, reciprocal(step[0]), minimum[0])
 
     def round(self, tile: np.ndarray, grid: AffineBlockGrid) -> np.ndarray:
         """Half up, as ggml (whose K types round half to even)."""

@@ -7,7 +7,7 @@ from quantcli.kernels.codebook import Codebook
 from quantcli.kernels.rounding import F16_MAX, half_bits, reciprocal
 from quantcli.kernels.tiles import planes, spread
 from quantcli.tensor_types.base import TensorType
-from quantcli.tensor_types.families import SymmetricBlockGrid
+from quantcli.tensor_types.families import SymmetricBlockGrid, stretched
 
 VALUES = Codebook(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
@@ -23,8 +23,7 @@ class IQ4_NL(TensorType):
     deltas = (-14, -7, 0, 7, -247, -240, -233)
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> SymmetricBlockGrid:
-        d = symmetric.fit_blocks(planes(tile, 1), weights, VALUES, self.deltas)[0]
-        return SymmetricBlockGrid(d, reciprocal(d))
+        return stretched(*symmetric.fit_blocks(planes(tile, 1), weights, VALUES, self.deltas))
 
     def round(self, tile: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         return VALUES.codes(tile, spread(grid.inverse))

@@ -26,7 +26,9 @@ class IQ4_XS(SymmetricSuperBlock):
     rounding = VALUES
 
     def round(self, tile: np.ndarray, grid: SymmetricGrid) -> np.ndarray:
-        codes = VALUES.codes(self.by_sub_block(tile), self.per_unit(reciprocal(grid.step)))
+        codes = VALUES.codes(
+            self.by_sub_block(tile), self.per_unit(reciprocal(grid.step) * grid.gain)
+        )
         return codes.reshape(tile.shape)
 
     def pack(self, codes: np.ndarray, grid: SymmetricGrid) -> np.ndarray:
