@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from quantcli.architectures import Architecture, OutputTensor, find
 from quantcli.calibration.imatrix import Imatrix, read_imatrix
 from quantcli.checkpoint import Checkpoint, open_checkpoint
 from quantcli.errors import BadInputError, UsageError
-from quantcli.gguf_file import Shard, Slot, plan_shards
+from quantcli.gguf_file import Shard, Slot, data_bytes, encode_header, plan_shards
 from quantcli.methods import check_method
 from quantcli.planning.job import Job
 from quantcli.planning.memory import peak_memory
@@ -88,13 +89,21 @@ class PlannedFile:
     path: Path
     metadata: Metadata
     tensors: list[PlannedTensor]
-    shards: list[Shard]
     warnings: list[str]
+    head_bytes: int  # size of the header, had it one file only
+    split_max_bytes: int | None
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """The files to write, to the byte; costs a second with a large vocabulary."""
+        return plan_shards(self.path, self.metadata, self.slots, max_bytes=self.split_max_bytes)
 
     @property
     def size_bytes(self) -> int:
         """All bytes on disk, headers and padding included."""
-        return sum(shard.size for shard in self.shards)
+        if self.split_max_bytes is not None:
+            return sum(shard.size for shard in self.shards)
+        return self.head_bytes + data_bytes(self.metadata, self.slots)
 
     @property
     def bpw(self) -> float:
@@ -180,7 +189,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         if origin.source is not None:
             checkpoint.weight(origin.source)
     metadata, warnings = _common_metadata(job, checkpoint, architecture, origins, imatrix)
-    files = [_plan_file(job, kind, origins, metadata, checkpoint) for kind in kinds]
+    files = _plan_files(job, kinds, origins, metadata, checkpoint)
     check_distinct([file.path for file in files])
     if imatrix is not None:
         _check_imatrix(imatrix, files)
@@ -239,35 +248,56 @@ def _imatrix_metadata(imatrix: Imatrix) -> Metadata:
     return found
 
 
+def _plan_files(
+    job: Job,
+    kinds: list[FileType],
+    origins: list[OutputTensor],
+    common: Metadata,
+    checkpoint: Checkpoint,
+) -> list[PlannedFile]:
+    source_type = _source_type(checkpoint)
+    metadata = {
+        **common,
+        "general.file_type": np.uint32(0),
+        "general.quantization_version": np.uint32(QUANTIZATION_VERSION),
+    }
+    # Only the value of general.file_type and the ids of tensor types differ: one length fits all.
+    overridden = apply_overrides(metadata, job.override_kv)
+    slots = [Slot(origin.name, origin.shape, 0) for origin in origins]
+    head_bytes = len(encode_header(overridden, slots))
+    return [_plan_file(job, kind, origins, metadata, source_type, head_bytes) for kind in kinds]
+
+
 def _plan_file(
     job: Job,
     kind: FileType,
     origins: list[OutputTensor],
     common: Metadata,
-    checkpoint: Checkpoint,
+    source_type: str,
+    head_bytes: int,
 ) -> PlannedFile:
     choices = choose_types(
         [(origin.name, origin.shape) for origin in origins],
         common,
         replace(job.recipe, file_type=kind.name),
         has_imatrix=job.imatrix is not None,
-        unquantized=_source_type(checkpoint),
+        unquantized=source_type,
     )
     tensors = [
         PlannedTensor(origin, get(choice.type), choice)
         for origin, choice in zip(origins, choices, strict=True)
     ]
-    metadata = {
-        **common,
-        "general.file_type": np.uint32(kind.id),
-        "general.quantization_version": np.uint32(QUANTIZATION_VERSION),
-    }
+    metadata = {**common, "general.file_type": np.uint32(kind.id)}
     metadata = apply_overrides(metadata, job.override_kv)
-    path = output_path(job.output, metadata, kind.name)
-    slots = [tensor.slot for tensor in tensors]
-    shards = plan_shards(path, metadata, slots, max_bytes=job.split_max_bytes)
-    warnings = _type_warnings(job, kind, choices)
-    return PlannedFile(kind, path, metadata, tensors, shards, warnings)
+    return PlannedFile(
+        file_type=kind,
+        path=output_path(job.output, metadata, kind.name),
+        metadata=metadata,
+        tensors=tensors,
+        warnings=_type_warnings(job, kind, choices),
+        head_bytes=head_bytes,
+        split_max_bytes=job.split_max_bytes,
+    )
 
 
 def _source_type(checkpoint: Checkpoint) -> str:
