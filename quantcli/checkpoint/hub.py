@@ -84,7 +84,8 @@ def _list_files(repo_id: str, revision: str) -> tuple[str, dict[str, RemoteFile]
     """Return the commit of `revision` and all its files with sizes and announced hashes."""
     ask = partial(HfApi().model_info, repo_id, revision=revision, files_metadata=True)
     try:
-        info = call(repo_id, partial(ask, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT))
+        patient = partial(ask, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)
+        info = call(repo_id, patient, revision)
         commit, siblings = str(info.sha), info.siblings or []
         listed = [_remote_file(sibling) for sibling in siblings]
     except (KeyError, TypeError, AttributeError) as error:

@@ -50,8 +50,8 @@ def host() -> str:
     return urlsplit(constants.ENDPOINT).hostname or show(constants.ENDPOINT)
 
 
-def call(repo_id: str, function: Callable[[], _T]) -> _T:
-    """Return `function()`, retried while that makes sense.
+def call(repo_id: str, function: Callable[[], _T], revision: str | None = None) -> _T:
+    """Return `function()`, retried while that makes sense; the names are for messages.
 
     Raises: AccessError (missing, gated, not authorised), NetworkError, ResourceError (disk full).
     """
@@ -60,7 +60,7 @@ def call(repo_id: str, function: Callable[[], _T]) -> _T:
         try:
             return function()
         except (HTTPError, OSError, ValueError, RuntimeError) as error:
-            failure, retry = _explain(error, repo_id)
+            failure, retry = _explain(error, repo_id, revision)
             if not retry or attempt == ATTEMPTS:
                 raise failure from error
             asked = _asked_wait(getattr(error, "response", None))
@@ -69,18 +69,21 @@ def call(repo_id: str, function: Callable[[], _T]) -> _T:
     raise NetworkError(f"{host()} did not answer")
 
 
-def _explain(error: BaseException, repo_id: str) -> tuple[QuantcliError, bool]:
+def _explain(
+    error: BaseException, repo_id: str, revision: str | None
+) -> tuple[QuantcliError, bool]:
     """Return the failure to report, and whether another attempt may succeed."""
     name = show(repo_id)
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         # The client has looked, has retried, has found nothing in the cache: what was it?
-        return _explain(error.__cause__, repo_id)[0], False
+        return _explain(error.__cause__, repo_id, revision)[0], False
     if isinstance(error, GatedRepoError):
         return AccessError(
             f"{name} is gated: accept its terms at {host()}/{repo_id} and set HF_TOKEN"
         ), False
     if isinstance(error, RevisionNotFoundError):
-        return AccessError(f"{name} has no such revision on {host()}: check --revision"), False
+        which = f"revision {show(revision)}" if revision else "such revision"
+        return AccessError(f"{name} has no {which} on {host()}: check --revision"), False
     if isinstance(error, RepositoryNotFoundError):
         return AccessError(
             f"{name} is neither a folder here nor a model on {host()}: check the spelling,"

@@ -21,7 +21,7 @@ from quantcli.errors import BadInputError, UsageError
 from quantcli.gguf_file import Shard, Slot, data_bytes, encode_header, plan_shards
 from quantcli.methods import check_method
 from quantcli.planning.job import Job
-from quantcli.planning.memory import peak_memory
+from quantcli.planning.memory import PIECE_WEIGHTS, peak_memory
 from quantcli.planning.names import check_distinct, output_path
 from quantcli.planning.overrides import apply_overrides
 from quantcli.planning.provenance import general_metadata
@@ -132,8 +132,18 @@ class Plan:
     parameters: int
     files: list[PlannedFile]
     imatrix: Imatrix | None
-    peak_memory_bytes: int
     warnings: list[str]
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Upper estimate of private memory."""
+        packed = 0.0
+        for versions in zip(*(file.tensors for file in self.files), strict=True):
+            sizes = {tensor.type.name: tensor.nbytes for tensor in versions}
+            share = min(1.0, PIECE_WEIGHTS / versions[0].weights)
+            packed = max(packed, share * sum(sizes.values()))
+        vocabulary = len(self.files[0].metadata["tokenizer.ggml.tokens"])
+        return peak_memory(self.job.threads, math.ceil(packed), vocabulary)
 
     @property
     def origins(self) -> list[OutputTensor]:
@@ -193,7 +203,6 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     check_distinct([file.path for file in files])
     if imatrix is not None:
         _check_imatrix(imatrix, files)
-    vocabulary = len(metadata["tokenizer.ggml.tokens"])
     return Plan(
         job=job,
         checkpoint=checkpoint,
@@ -201,7 +210,6 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         parameters=_parameters(origins),
         files=files,
         imatrix=imatrix,
-        peak_memory_bytes=peak_memory(job.threads, len(kinds), vocabulary),
         warnings=warnings,
     )
 
