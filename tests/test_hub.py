@@ -185,7 +185,7 @@ def test_unknown_model(hub: Start, model: Path) -> None:
 
 def test_unknown_revision(hub: Start, model: Path) -> None:
     hub({"org/name": model})
-    assert "no such revision" in failure(AccessError, revision="v9")
+    assert "no revision 'v9'" in failure(AccessError, revision="v9")
 
 
 def test_offline_and_not_cached(hub: Start, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,14 +141,16 @@ class Folder:
         return None if data is None else parse_json_object(data, name)
 
 
-def parse_json_object(data: bytes, name: str) -> dict[str, Any]:
+def parse_json_object(
+    data: bytes, name: str, values_limit: int = JSON_VALUES_LIMIT
+) -> dict[str, Any]:
     """Parse `data` as one JSON object of bounded depth and count, without duplicate keys.
 
     Raises: BadInputError, naming the file `name`.
     """
     label = show(name)
-    if sum(map(data.count, (b",", b"[", b"{"))) > JSON_VALUES_LIMIT:
-        raise BadInputError(f"{label} holds more than {JSON_VALUES_LIMIT} values")
+    if sum(map(data.count, (b",", b"[", b"{"))) > values_limit:
+        raise BadInputError(f"{label} holds more than {values_limit} values")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(pairs)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 
-from quantcli import __version__
 from quantcli.architectures import Architecture, OutputTensor, find
 from quantcli.calibration.imatrix import Imatrix, read_imatrix
 from quantcli.checkpoint import Checkpoint, open_checkpoint
@@ -22,9 +21,9 @@ from quantcli.gguf_file import Shard, Slot, data_bytes, encode_header, plan_shar
 from quantcli.methods import check_method
 from quantcli.planning.job import Job
 from quantcli.planning.memory import PIECE_WEIGHTS, peak_memory
+from quantcli.planning.metadata import common_metadata, count_parameters
 from quantcli.planning.names import check_distinct, output_path
 from quantcli.planning.overrides import apply_overrides
-from quantcli.planning.provenance import general_metadata
 from quantcli.progress import Progress
 from quantcli.recipes import (
     Choice,
@@ -35,7 +34,6 @@ from quantcli.recipes import (
     unused_patterns,
 )
 from quantcli.tensor_types import TensorType, get
-from quantcli.tokenizer import read_tokenizer
 
 Metadata = dict[str, Any]
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
@@ -198,7 +196,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     for origin in origins:
         if origin.source is not None:
             checkpoint.weight(origin.source)
-    metadata, warnings = _common_metadata(job, checkpoint, architecture, origins, imatrix)
+    metadata, warnings = common_metadata(job, checkpoint, architecture, origins, imatrix)
     files = _plan_files(job, kinds, origins, metadata, checkpoint)
     check_distinct([file.path for file in files])
     if imatrix is not None:
@@ -207,53 +205,11 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         job=job,
         checkpoint=checkpoint,
         architecture=architecture,
-        parameters=_parameters(origins),
+        parameters=count_parameters(origins),
         files=files,
         imatrix=imatrix,
         warnings=warnings,
     )
-
-
-def _parameters(origins: list[OutputTensor]) -> int:
-    return sum(math.prod(origin.shape) for origin in origins if origin.source)
-
-
-def _common_metadata(
-    job: Job,
-    checkpoint: Checkpoint,
-    architecture: Architecture,
-    origins: list[OutputTensor],
-    imatrix: Imatrix | None,
-) -> tuple[Metadata, list[str]]:
-    """The metadata that all outputs share, in file order, and warnings."""
-    embedding_rows = next(o.shape[0] for o in origins if o.name == "token_embd.weight")
-    model = architecture.metadata(checkpoint.config)
-    general, warnings = general_metadata(checkpoint, _parameters(origins))
-    tokenizer = read_tokenizer(checkpoint, embedding_rows, pre_tokenizer=job.pre_tokenizer)
-    own: Metadata = {"quantcli.version": __version__, "quantcli.method": job.method}
-    if checkpoint.revision is not None:
-        own["quantcli.source.repo"] = checkpoint.id
-        own["quantcli.source.commit"] = checkpoint.revision
-    metadata = {
-        "general.architecture": model["general.architecture"],
-        **general,
-        **model,
-        **tokenizer,
-        **architecture.tokenizer,
-        **own,
-        **(_imatrix_metadata(imatrix) if imatrix else {}),
-    }
-    return metadata, warnings
-
-
-def _imatrix_metadata(imatrix: Imatrix) -> Metadata:
-    """The keys that llama-quantize writes."""
-    found: Metadata = {"quantize.imatrix.file": imatrix.name}
-    if imatrix.datasets:
-        found["quantize.imatrix.dataset"] = Path(imatrix.datasets[0]).name
-    found["quantize.imatrix.entries_count"] = np.uint32(len(imatrix.entries))
-    found["quantize.imatrix.chunks_count"] = np.uint32(imatrix.chunks)
-    return found
 
 
 def _plan_files(

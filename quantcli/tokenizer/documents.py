@@ -4,12 +4,13 @@ import json
 import re
 from typing import Any, Protocol
 
+from quantcli.checkpoint.files import parse_json_object
 from quantcli.errors import BadInputError
 
 # The largest tokenizer.json in use (Gemma 3) has 33 MB and 2 million values.
 FILE_LIMIT = 64 << 20
 VALUE_LIMIT = 4_000_000
-SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 LFS_POINTER = b"version https://git-lfs"
 
 
@@ -61,36 +62,17 @@ def read_object(source: Source, name: str) -> dict[str, Any] | None:
 
     Raises: BadInputError (too large, not JSON, no object, a key given twice).
     """
-    text = read_text(source, name)
-    if text is None:
+    data = read_bytes(source, name)
+    if data is None:
         return None
-    if text.count(",") + text.count("[") + text.count("{") > VALUE_LIMIT:
-        raise BadInputError(f"{name} holds more than {VALUE_LIMIT} values")
-    try:
-        value = json.loads(text, object_pairs_hook=lambda pairs: _unique(pairs, name))
-        # Lone surrogates are legal JSON escapes, but no text that could be written.
-        if SURROGATE.search(text):
+    value = parse_json_object(data, name, VALUE_LIMIT)
+    # Lone surrogates are legal JSON escapes, but no text that could be written.
+    if SURROGATE.search(data):
+        try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
-    except RecursionError as error:
-        raise BadInputError(f"{name} is nested too deeply") from error
-    except UnicodeEncodeError as error:
-        raise BadInputError(f"{name} holds half a surrogate pair in a text") from error
-    except json.JSONDecodeError as error:
-        raise BadInputError(f"{name} is not JSON: line {error.lineno}, {error.msg}") from error
-    except ValueError as error:
-        raise BadInputError(f"{name} holds a number that is too long") from error
-    if not isinstance(value, dict):
-        raise BadInputError(f"{name} is not a JSON object")
+        except UnicodeEncodeError as error:
+            raise BadInputError(f"{name} holds half a surrogate pair in a text") from error
     return value
-
-
-def _unique(pairs: list[tuple[str, Any]], name: str) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) == len(pairs):
-        return found
-    seen: set[str] = set()
-    twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-    raise BadInputError(f"{name} gives the key {show(twice)} twice")
 
 
 def is_id(value: object) -> bool:
