@@ -96,7 +96,7 @@ def _gguf(path: Path) -> Inspection:
 
 def _safetensors(path: Path) -> Inspection:
     header = SafetensorsFile(path.parent.resolve(), path.name).header
-    return Inspection(str(path), "safetensors", {}, _listed(header.tensors))
+    return Inspection(str(path), "safetensors", header.metadata, _listed(header.tensors))
 
 
 def _folder(path: Path) -> Inspection:

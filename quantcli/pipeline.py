@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -58,8 +58,7 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
     plan = make_plan(job, weights=False, progress=progress)
     check_outputs(plan)
     if not plan.checkpoint.has_weights:
-        pinned = replace(job, revision=plan.checkpoint.revision)
-        plan = make_plan(pinned, progress=progress)
+        plan = make_plan(job, progress=progress)
     check_heads(plan)
     memory = PeakMemory()
     with ExitStack() as open_files:

@@ -10,7 +10,7 @@ class Progress(Protocol):
         """A new stage begins."""
 
     def advance(self, n: int) -> None:
-        """n more bytes are done."""
+        """n more bytes are done; negative when a part starts over."""
 
     def finish(self) -> None:
         """The stage is over."""

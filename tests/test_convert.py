@@ -16,9 +16,7 @@ RECORDS = Path(__file__).parent / "data" / "architectures"
 
 
 @pytest.mark.parametrize(("family", "variant"), VARIANTS)
-def test_f32_and_bf16_equal_llama_cpps_converter(
-    tmp_path: Path, family: str, variant: str
-) -> None:
+def test_f32_and_bf16_equal_llama_cpps_converter(tmp_path: Path, family: str, variant: str) -> None:
     record = json.loads((RECORDS / f"{family}-{variant}.json").read_text())
     folder = build(tmp_path / f"{family}-{variant}", family, variant)
     job = quantcli.Job(str(folder), types=("F32", "BF16"), output=tmp_path)

@@ -68,8 +68,10 @@ def test_overrides_keep_the_width_of_what_they_replace() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "key", "key=5", "key=int:x", "a.u16=int:70000", "b=bool:1", "k=list:1", "=int:1"]
-    + ["general.architecture=str:qwen2", "f=float:x"],
+    [
+        *("", "key", "key=5", "key=int:x", "a.u16=int:70000", "b=bool:1", "k=list:1", "=int:1"),
+        *("general.architecture=str:qwen2", "f=float:x"),
+    ],
 )
 def test_bad_overrides(text: str) -> None:
     with pytest.raises(UsageError, match="--override-kv"):

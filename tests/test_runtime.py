@@ -15,7 +15,9 @@ PROMPT = "It was a dark and stormy evening, and the old man"
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory: pytest.TempPathFactory, ) -> dict[str, Path]:
+def outputs(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[str, Path]:
     """The demo checkpoint in every file type, converted in one pass."""
     folder = tmp_path_factory.mktemp("outputs")
     demo = Path(__file__).parent / "models" / "demo"

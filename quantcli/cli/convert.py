@@ -32,8 +32,8 @@ def convert(
         list[str] | None,
         typer.Option(
             "--override-kv",
-            metavar="KEY=TYPE:VALUE",
-            help="Set a metadata value; TYPE is int, float, bool or str (repeatable).",
+            metavar="KEY=T:VALUE",
+            help="Set metadata; T is int, float, bool or str. Repeatable.",
         ),
     ] = None,
     pre_tokenizer: options.PreTokenizer = None,
@@ -44,17 +44,32 @@ def convert(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option("--report", metavar="FILE.json|.md", help="Write the report to a file, too."),
+        typer.Option(
+            "--report",
+            metavar="FILE",
+            help="Write the report to a .json or .md file, too.",
+            rich_help_panel=options.RUN,
+        ),
     ] = None,
     threads: options.Threads = None,
-    force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing outputs.")] = False,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", "-f", help="Replace existing outputs.", rich_help_panel=options.RUN
+        ),
+    ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show the plan; read no weights, write nothing.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Show the plan; read no weights, write nothing.",
+            rich_help_panel=options.RUN,
+        ),
     ] = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Convert a checkpoint to quantized GGUF files.
+    """Convert a checkpoint to quantized GGUF files (Q4_K_M unless told otherwise).
 
     Example: quantcli convert org/model --type Q4_K_M,Q8_0 -o models/
     """

@@ -5,6 +5,9 @@ from typing import Annotated, Any
 
 import typer
 
+TYPES = "Which type each tensor gets"
+RUN = "How it runs and reports"
+
 Source = Annotated[
     str,
     typer.Argument(
@@ -16,7 +19,7 @@ Source = Annotated[
 ]
 Revision = Annotated[
     str | None,
-    typer.Option("--revision", help="Branch, tag or commit of a hub model.", metavar="REV"),
+    typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a hub model."),
 ]
 Types = Annotated[
     str | None,
@@ -25,51 +28,76 @@ Types = Annotated[
         "--outtype",
         "-t",
         metavar="T[,T…]",
-        help="File types to write; several are written in one pass over the source "
-        "(`quantcli list types`).  [default: Q4_K_M]",
-        show_default=False,
+        help="File types, comma-separated, all in one pass (`quantcli list types`).",
+        rich_help_panel=TYPES,
     ),
 ]
 Pure = Annotated[
-    bool, typer.Option("--pure", help="The base type everywhere: no mix, no larger output tensor.")
+    bool,
+    typer.Option(
+        "--pure",
+        help="The base type everywhere: no mix, no larger output tensor.",
+        rich_help_panel=TYPES,
+    ),
 ]
 TensorTypes = Annotated[
     list[str] | None,
     typer.Option(
         "--tensor-type",
         metavar="REGEX=TYPE",
-        help="Type of the tensors whose GGUF name matches (repeatable; the first match counts).",
+        help="Type of the tensors whose GGUF name matches; repeatable, the first match counts.",
+        rich_help_panel=TYPES,
     ),
 ]
 OutputTensorType = Annotated[
     str | None,
-    typer.Option("--output-tensor-type", metavar="TYPE", help="Type of output.weight."),
+    typer.Option(
+        "--output-tensor-type",
+        metavar="TYPE",
+        help="Type of output.weight.",
+        rich_help_panel=TYPES,
+    ),
 ]
 TokenEmbeddingType = Annotated[
     str | None,
-    typer.Option("--token-embedding-type", metavar="TYPE", help="Type of token_embd.weight."),
+    typer.Option(
+        "--token-embedding-type",
+        metavar="TYPE",
+        help="Type of token_embd.weight.",
+        rich_help_panel=TYPES,
+    ),
 ]
 LeaveOutputTensor = Annotated[
-    bool, typer.Option("--leave-output-tensor", help="Do not quantize output.weight.")
+    bool,
+    typer.Option(
+        "--leave-output-tensor", help="Do not quantize output.weight.", rich_help_panel=TYPES
+    ),
 ]
 RecipeFile = Annotated[
     Path | None,
     typer.Option(
         "--recipe",
         metavar="FILE.toml",
-        help="Type and per-tensor overrides from a file (examples in configs/recipes/).",
+        help="Type and per-tensor overrides from a file; flags come first.",
+        rich_help_panel=TYPES,
     ),
 ]
 ImatrixFile = Annotated[
     Path | None,
-    typer.Option("--imatrix", metavar="FILE", help="Importance matrix (GGUF or legacy .dat form)."),
+    typer.Option(
+        "--imatrix",
+        metavar="FILE",
+        help="Importance matrix, GGUF or legacy .dat, to weight the scale search.",
+        rich_help_panel=TYPES,
+    ),
 ]
 OnFallback = Annotated[
     str,
     typer.Option(
         "--on-fallback",
-        metavar="error|warn|allow",
-        help="When a row does not divide into a type's blocks and another type must be used.",
+        metavar="POLICY",
+        help="error, warn or allow: when a row does not divide into a type's blocks.",
+        rich_help_panel=TYPES,
     ),
 ]
 PreTokenizer = Annotated[
@@ -85,15 +113,21 @@ Threads = Annotated[
     typer.Option(
         "--threads",
         "-j",
+        metavar="N",
         min=1,
         max=256,
-        help="Worker threads.  [default: all cores]",
-        show_default=False,
+        help="Worker threads; all cores if not given.",
+        rich_help_panel=RUN,
     ),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=RUN)
+]
 Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="No progress and no report; errors only.")
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="No progress and no report; errors only.", rich_help_panel=RUN
+    ),
 ]
 
 

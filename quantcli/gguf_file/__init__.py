@@ -1,7 +1,15 @@
 """GGUF files: a strict bounded reader, and an atomic, sharding writer."""
 
 from quantcli.gguf_file.atomic import AtomicFile, WrittenFile, check_output, check_space, write_file
-from quantcli.gguf_file.layout import GGML_TYPES, GgmlType, Metadata, Slot, Value
+from quantcli.gguf_file.layout import (
+    GGML_TYPES,
+    GgmlType,
+    Metadata,
+    Slot,
+    Value,
+    data_bytes,
+    encode_header,
+)
 from quantcli.gguf_file.reader import (
     Header,
     TensorEntry,
@@ -27,6 +35,8 @@ __all__ = [
     "WrittenFile",
     "check_output",
     "check_space",
+    "data_bytes",
+    "encode_header",
     "open_regular",
     "parse_header",
     "plan_shards",

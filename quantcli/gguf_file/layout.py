@@ -131,6 +131,12 @@ def alignment_of(metadata: Metadata) -> int:
     return alignment
 
 
+def data_bytes(metadata: Metadata, slots: Sequence[Slot]) -> int:
+    """Bytes of all tensor data of one file, each tensor padded to the alignment."""
+    alignment = alignment_of(metadata)
+    return sum(padded(slot.nbytes, alignment) for slot in slots)
+
+
 def encode_header(metadata: Metadata, slots: Sequence[Slot]) -> bytes:
     """The bytes of a file up to its tensor data, padding included, keys and tensors as given.
 

@@ -52,6 +52,7 @@ def measured(w: np.ndarray, packed: np.ndarray, kind: TensorType) -> Encoded:
     flushed = flushed_blocks(w, decoded, kind.block_size) if kind.quantized else 0
     difference = np.subtract(decoded, w, out=decoded)
     max_error = float(max(difference.max(), -difference.min()))
-    squared_error = float(np.square(difference, out=difference).sum(dtype=np.float64))
-    squared_weight = float(np.square(w, out=difference).sum(dtype=np.float64))
+    # numpy sums pairwise: float32 keeps six digits, at half the cost of a sum in float64.
+    squared_error = float(np.square(difference, out=difference).sum())
+    squared_weight = float(np.square(w, out=difference).sum())
     return Encoded(packed, Cost(w.size, squared_weight, squared_error, max_error, flushed))

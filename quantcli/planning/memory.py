@@ -7,16 +7,21 @@ from pathlib import Path
 PIECE_WEIGHTS = 1 << 20  # weights that one thread works on at a time
 PIECES_WAITING = 2  # pieces done or queued beside those in the threads
 
-BASE_BYTES = 110 << 20  # interpreter, numpy and the other packages, measured
-THREAD_BYTES = 24 << 20  # scratch of the scale search, measured; the weights come on top
+# Measured upper bounds of private memory.
+BASE_BYTES = 64 << 20  # interpreter, numpy and the other packages
+THREAD_BYTES = 16 << 20  # a piece as float32, decoded again, and the search's scratch
+PARSING_BYTES = 1700  # per token, while the tokenizer is read
+TOKEN_BYTES = 300  # per token, kept as metadata
 
 
-def peak_memory(threads: int, n_types: int, vocabulary: int) -> int:
-    """Upper estimate of the private bytes of a conversion; the model's size does not enter."""
-    piece = 4 * PIECE_WEIGHTS * (2 + n_types)
-    return (
-        BASE_BYTES + threads * THREAD_BYTES + (threads + PIECES_WAITING) * piece + 600 * vocabulary
-    )
+def peak_memory(threads: int, packed_bytes: int, vocabulary: int) -> int:
+    """Upper estimate of the private bytes of a conversion; the model's size does not enter.
+
+    packed_bytes: of one piece in all types that are written at once.
+    """
+    pieces = (threads + PIECES_WAITING) * packed_bytes
+    working = threads * THREAD_BYTES + pieces + vocabulary * TOKEN_BYTES
+    return BASE_BYTES + max(working, vocabulary * PARSING_BYTES)
 
 
 class PeakMemory:

@@ -7,23 +7,23 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quantcli import __version__
 from quantcli.architectures import Architecture, OutputTensor, find
 from quantcli.calibration.imatrix import Imatrix, read_imatrix
 from quantcli.checkpoint import Checkpoint, open_checkpoint
 from quantcli.errors import BadInputError, UsageError
-from quantcli.gguf_file import Shard, Slot, plan_shards
+from quantcli.gguf_file import Shard, Slot, data_bytes, encode_header, plan_shards
 from quantcli.methods import check_method
 from quantcli.planning.job import Job
-from quantcli.planning.memory import peak_memory
+from quantcli.planning.memory import PIECE_WEIGHTS, peak_memory
+from quantcli.planning.metadata import common_metadata, count_parameters
 from quantcli.planning.names import check_distinct, output_path
 from quantcli.planning.overrides import apply_overrides
-from quantcli.planning.provenance import general_metadata
 from quantcli.progress import Progress
 from quantcli.recipes import (
     Choice,
@@ -34,7 +34,6 @@ from quantcli.recipes import (
     unused_patterns,
 )
 from quantcli.tensor_types import TensorType, get
-from quantcli.tokenizer import read_tokenizer
 
 Metadata = dict[str, Any]
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
@@ -88,13 +87,21 @@ class PlannedFile:
     path: Path
     metadata: Metadata
     tensors: list[PlannedTensor]
-    shards: list[Shard]
     warnings: list[str]
+    head_bytes: int  # size of the header, had it one file only
+    split_max_bytes: int | None
+
+    @cached_property
+    def shards(self) -> list[Shard]:
+        """The files to write, to the byte; costs a second with a large vocabulary."""
+        return plan_shards(self.path, self.metadata, self.slots, max_bytes=self.split_max_bytes)
 
     @property
     def size_bytes(self) -> int:
         """All bytes on disk, headers and padding included."""
-        return sum(shard.size for shard in self.shards)
+        if self.split_max_bytes is not None:
+            return sum(shard.size for shard in self.shards)
+        return self.head_bytes + data_bytes(self.metadata, self.slots)
 
     @property
     def bpw(self) -> float:
@@ -123,8 +130,18 @@ class Plan:
     parameters: int
     files: list[PlannedFile]
     imatrix: Imatrix | None
-    peak_memory_bytes: int
     warnings: list[str]
+
+    @property
+    def peak_memory_bytes(self) -> int:
+        """Upper estimate of private memory."""
+        packed = 0.0
+        for versions in zip(*(file.tensors for file in self.files), strict=True):
+            sizes = {tensor.type.name: tensor.nbytes for tensor in versions}
+            share = min(1.0, PIECE_WEIGHTS / versions[0].weights)
+            packed = max(packed, share * sum(sizes.values()))
+        vocabulary = len(self.files[0].metadata["tokenizer.ggml.tokens"])
+        return peak_memory(self.job.threads, math.ceil(packed), vocabulary)
 
     @property
     def origins(self) -> list[OutputTensor]:
@@ -179,64 +196,40 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     for origin in origins:
         if origin.source is not None:
             checkpoint.weight(origin.source)
-    metadata, warnings = _common_metadata(job, checkpoint, architecture, origins, imatrix)
-    files = [_plan_file(job, kind, origins, metadata, checkpoint) for kind in kinds]
+    metadata, warnings = common_metadata(job, checkpoint, architecture, origins, imatrix)
+    files = _plan_files(job, kinds, origins, metadata, checkpoint)
     check_distinct([file.path for file in files])
     if imatrix is not None:
         _check_imatrix(imatrix, files)
-    vocabulary = len(metadata["tokenizer.ggml.tokens"])
     return Plan(
         job=job,
         checkpoint=checkpoint,
         architecture=architecture,
-        parameters=_parameters(origins),
+        parameters=count_parameters(origins),
         files=files,
         imatrix=imatrix,
-        peak_memory_bytes=peak_memory(job.threads, len(kinds), vocabulary),
         warnings=warnings,
     )
 
 
-def _parameters(origins: list[OutputTensor]) -> int:
-    return sum(math.prod(origin.shape) for origin in origins if origin.source)
-
-
-def _common_metadata(
+def _plan_files(
     job: Job,
-    checkpoint: Checkpoint,
-    architecture: Architecture,
+    kinds: list[FileType],
     origins: list[OutputTensor],
-    imatrix: Imatrix | None,
-) -> tuple[Metadata, list[str]]:
-    """The metadata that all outputs share, in file order, and warnings."""
-    embedding_rows = next(o.shape[0] for o in origins if o.name == "token_embd.weight")
-    model = architecture.metadata(checkpoint.config)
-    general, warnings = general_metadata(checkpoint, _parameters(origins))
-    tokenizer = read_tokenizer(checkpoint, embedding_rows, pre_tokenizer=job.pre_tokenizer)
-    own: Metadata = {"quantcli.version": __version__, "quantcli.method": job.method}
-    if checkpoint.revision is not None:
-        own["quantcli.source.repo"] = checkpoint.id
-        own["quantcli.source.commit"] = checkpoint.revision
+    common: Metadata,
+    checkpoint: Checkpoint,
+) -> list[PlannedFile]:
+    source_type = _source_type(checkpoint)
     metadata = {
-        "general.architecture": model["general.architecture"],
-        **general,
-        **model,
-        **tokenizer,
-        **architecture.tokenizer,
-        **own,
-        **(_imatrix_metadata(imatrix) if imatrix else {}),
+        **common,
+        "general.file_type": np.uint32(0),
+        "general.quantization_version": np.uint32(QUANTIZATION_VERSION),
     }
-    return metadata, warnings
-
-
-def _imatrix_metadata(imatrix: Imatrix) -> Metadata:
-    """The keys that llama-quantize writes."""
-    found: Metadata = {"quantize.imatrix.file": imatrix.name}
-    if imatrix.datasets:
-        found["quantize.imatrix.dataset"] = Path(imatrix.datasets[0]).name
-    found["quantize.imatrix.entries_count"] = np.uint32(len(imatrix.entries))
-    found["quantize.imatrix.chunks_count"] = np.uint32(imatrix.chunks)
-    return found
+    # Only the value of general.file_type and the ids of tensor types differ: one length fits all.
+    overridden = apply_overrides(metadata, job.override_kv)
+    slots = [Slot(origin.name, origin.shape, 0) for origin in origins]
+    head_bytes = len(encode_header(overridden, slots))
+    return [_plan_file(job, kind, origins, metadata, source_type, head_bytes) for kind in kinds]
 
 
 def _plan_file(
@@ -244,30 +237,31 @@ def _plan_file(
     kind: FileType,
     origins: list[OutputTensor],
     common: Metadata,
-    checkpoint: Checkpoint,
+    source_type: str,
+    head_bytes: int,
 ) -> PlannedFile:
     choices = choose_types(
         [(origin.name, origin.shape) for origin in origins],
         common,
         replace(job.recipe, file_type=kind.name),
         has_imatrix=job.imatrix is not None,
-        unquantized=_source_type(checkpoint),
+        unquantized=source_type,
     )
     tensors = [
         PlannedTensor(origin, get(choice.type), choice)
         for origin, choice in zip(origins, choices, strict=True)
     ]
-    metadata = {
-        **common,
-        "general.file_type": np.uint32(kind.id),
-        "general.quantization_version": np.uint32(QUANTIZATION_VERSION),
-    }
+    metadata = {**common, "general.file_type": np.uint32(kind.id)}
     metadata = apply_overrides(metadata, job.override_kv)
-    path = output_path(job.output, metadata, kind.name)
-    slots = [tensor.slot for tensor in tensors]
-    shards = plan_shards(path, metadata, slots, max_bytes=job.split_max_bytes)
-    warnings = _type_warnings(job, kind, choices)
-    return PlannedFile(kind, path, metadata, tensors, shards, warnings)
+    return PlannedFile(
+        file_type=kind,
+        path=output_path(job.output, metadata, kind.name),
+        metadata=metadata,
+        tensors=tensors,
+        warnings=_type_warnings(job, kind, choices),
+        head_bytes=head_bytes,
+        split_max_bytes=job.split_max_bytes,
+    )
 
 
 def _source_type(checkpoint: Checkpoint) -> str:

@@ -11,7 +11,7 @@ Metadata = dict[str, Any]
 CACHE_BYTES = 2  # llama.cpp's default KV cache is F16
 USUAL_CONTEXT = 8192
 UBATCH = 512  # tokens that llama.cpp computes at once by default
-RUNTIME_BYTES = 150 << 20  # the program itself, its buffers and the tokenizer, measured
+RUNTIME_BYTES = 150 << 20  # the program, its small buffers and the tokenizer; generous
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 

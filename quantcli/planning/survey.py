@@ -23,6 +23,11 @@ class Survey:
     budget: int | None
 
     @property
+    def to_convert(self) -> Plan:
+        """The conversion of the chosen types, or of the largest one where none was chosen."""
+        return replace(self.plan, files=self.chosen or self.plan.files[-1:])
+
+    @property
     def warnings(self) -> list[str]:
         """About the source and the chosen types."""
         return self.plan.warnings + [line for file in self.chosen for line in file.warnings]

@@ -33,7 +33,7 @@ def survey_document(survey: Survey) -> dict[str, Any]:
         "source": _source(plan),
         "types": [_type(survey, file) for file in plan.files],
         "outputs": [_file(file) for file in survey.chosen],
-        "peak_memory_bytes": plan.peak_memory_bytes,
+        "peak_memory_bytes": survey.to_convert.peak_memory_bytes,
         "warnings": survey.warnings,
     }
     if survey.running is not None:
@@ -65,7 +65,7 @@ def show_survey(survey: Survey, console: Console) -> None:
     console.print(_types(survey))
     if survey.budget is not None:
         console.print(advice(survey), highlight=False)
-    _needs(survey.plan, sum(file.size_bytes for file in survey.chosen), console)
+    _needs(survey.to_convert, sum(file.size_bytes for file in survey.chosen), console)
 
 
 def advice(survey: Survey) -> str:

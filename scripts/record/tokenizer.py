@@ -4,15 +4,19 @@
 
 Needs the converter's requirements (torch, transformers, sentencepiece). Writes
 tests/data/tokenizer/converter.json: case -> GGUF key -> [value type, value], arrays with the type
-of their items. The converter refuses vocabularies it does not know, so the name of the
-pre-tokenizer is given to it.
+of their items; and style -> fingerprint of the byte-level tokenizers. The converter refuses
+fingerprints it does not know, so the name of the pre-tokenizer is given to it.
 """
 
 import json
 import sys
 import tempfile
+from contextlib import suppress
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
 PRE_TOKENIZERS = {"llama3": "llama-bpe", "qwen2": "qwen2", "gpt2": "gpt-2"}
@@ -21,16 +25,28 @@ PRE_TOKENIZERS = {"llama3": "llama-bpe", "qwen2": "qwen2", "gpt2": "gpt-2"}
 def main(llama_cpp: Path) -> None:
     sys.path[:0] = [str(llama_cpp), str(llama_cpp / "gguf-py"), str(ROOT / "tests")]
     import gguf
-    from conversion import get_model_class
+    from conversion import base, get_model_class
     from tiny_tokenizers import CASES, DATA, Case
 
-    def record(case: Case) -> dict[str, list[object]]:
+    fingerprints: dict[str, str] = {}
+
+    def record(name_of: str, case: Case) -> dict[str, list[object]]:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             case.write(folder)
             model_class = get_model_class(case.architecture)
             model = model_class(folder, gguf.LlamaFileType.ALL_F32, folder / "out.gguf")
-            model.get_vocab_base_pre = lambda tokenizer: PRE_TOKENIZERS[case.style]
+            original = model.get_vocab_base_pre
+
+            def fingerprint(tokenizer: object) -> str:
+                with suppress(NotImplementedError), patch.object(base, "sha256") as digest:
+                    digest.side_effect = lambda data: SimpleNamespace(
+                        hexdigest=lambda: fingerprints.setdefault(name_of, sha256(data).hexdigest())
+                    )
+                    original(tokenizer)
+                return PRE_TOKENIZERS[case.style]
+
+            model.get_vocab_base_pre = fingerprint
             model.set_vocab()
             return {
                 key: [kind(field), plain(field.value)]
@@ -57,7 +73,8 @@ def main(llama_cpp: Path) -> None:
             "converter": llama_cpp.parent.parent.name,
             **made_with,
         },
-        "cases": {name: record(case) for name, case in CASES.items()},
+        "cases": {name: record(name, case) for name, case in CASES.items()},
+        "fingerprints": fingerprints,
     }
     text = json.dumps(result, ensure_ascii=False, separators=(",", ":"))
     (DATA / "converter.json").write_text(text + "\n", encoding="utf-8")

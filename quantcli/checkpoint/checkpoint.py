@@ -1,0 +1,107 @@
+"""What every source becomes: a configuration, tensors read on demand, and side files."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from quantcli.checkpoint.files import JSON_LIMIT, SIDE_FILE_LIMIT, Folder, show
+from quantcli.errors import BadInputError, UnsupportedError
+
+WEIGHT_DTYPES = ("F32", "F16", "BF16")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTensor:
+    """One tensor of a source: `shape` in numpy order, `nbytes` as stored."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+
+
+class Weights(Protocol):
+    """Where the values come from; each kind of source file brings its own."""
+
+    def raw(self, name: str) -> np.ndarray:
+        """Return a read-only view of a tensor as stored."""
+
+    def float32(self, name: str, rows: slice | np.ndarray | None) -> np.ndarray:
+        """Return a float32 copy of some rows of a tensor."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """An opened and validated source.
+
+    `id` is a name without path (a hub id or the name of the folder), `revision` the commit on the
+    hub or None, `config` the content of config.json, `weights` None if only headers were fetched.
+    """
+
+    id: str
+    revision: str | None
+    config: dict[str, Any]
+    tensors: Mapping[str, SourceTensor]
+    side_files: Folder
+    weights: Weights | None
+
+    @property
+    def has_weights(self) -> bool:
+        return self.weights is not None
+
+    @property
+    def source_files(self) -> tuple[str, ...]:
+        """Names of the files at hand, those in `additional_chat_templates/` included."""
+        return self.side_files.names
+
+    def file(self, name: str, limit: int = SIDE_FILE_LIMIT) -> bytes | None:
+        """Return the content of a side file such as tokenizer.json, None when there is none.
+
+        Raises: BadInputError (over `limit` bytes, not a regular file), AccessError.
+        """
+        return self.side_files.read(name, limit)
+
+    def json(self, name: str, limit: int = JSON_LIMIT) -> dict[str, Any] | None:
+        """Return a side file that holds one JSON object, None when there is none.
+
+        Raises: BadInputError (invalid, duplicate keys, too deep, too large), AccessError.
+        """
+        return self.side_files.json(name, limit)
+
+    def weight(self, name: str) -> SourceTensor:
+        """Return the tensor `name` if its values can be read: to be asked while planning.
+
+        Raises: BadInputError (no such tensor), UnsupportedError (not F32, F16 or BF16).
+        """
+        tensor = self.tensors.get(name)
+        if tensor is None:
+            raise BadInputError(f"{show(self.id)} lacks the tensor {show(name)}")
+        if tensor.dtype not in WEIGHT_DTYPES:
+            hint = "" if tensor.dtype in ("F64", "C64") else "; is this a quantized checkpoint?"
+            raise UnsupportedError(
+                f"tensor {show(name)}: {tensor.dtype} is not supported as a weight"
+                f" (only {', '.join(WEIGHT_DTYPES)} are){hint}"
+            )
+        return tensor
+
+    def raw(self, name: str) -> np.ndarray:
+        """Return a read-only view of a tensor as stored, uint16 for BF16; nothing is read yet.
+
+        Raises: as `weight`.
+        """
+        return self._opened(name).raw(name)
+
+    def float32(self, name: str, rows: slice | np.ndarray | None = None) -> np.ndarray:
+        """Return a float32 copy of the given rows (first axis; None: all), exact for every dtype.
+
+        Raises: as `weight`.
+        """
+        return self._opened(name).float32(name, rows)
+
+    def _opened(self, name: str) -> Weights:
+        self.weight(name)
+        if self.weights is None:
+            raise RuntimeError(f"{self.id} was opened for planning, without weights")
+        return self.weights

@@ -1,0 +1,198 @@
+"""The client's cache: filling it, checking what is in it by hash, and living on it offline.
+
+The client compares only sizes, so a flipped bit would pass: here each file is hashed on each use.
+"""
+
+import hashlib
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, hf_hub_download, snapshot_download, try_to_load_from_cache
+from huggingface_hub.utils import tqdm
+
+from quantcli.checkpoint.checkpoint import Checkpoint
+from quantcli.checkpoint.files import SIDE_FILE_LIMIT, Folder, open_regular, show
+from quantcli.checkpoint.folder import open_folder
+from quantcli.checkpoint.hub_calls import call, host
+from quantcli.checkpoint.layout import INDEX, find_layout
+from quantcli.errors import AccessError, IntegrityError, NetworkError, ResourceError
+from quantcli.progress import Progress
+
+_CHUNK = 4 << 20
+_SHA1_LENGTH = 40
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file as announced by the hub; `digest` is its SHA-256 or, for small files, git's SHA-1."""
+
+    name: str
+    size: int
+    digest: str | None
+
+
+def usable_digest(text: object) -> str | None:
+    """Return `text` if it is a SHA-256 or SHA-1 in hexadecimal; mirrors may send other tags."""
+    if isinstance(text, str) and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text):
+        return text
+    return None
+
+
+class CachedRepo:
+    """One commit of a hub model in the local cache."""
+
+    def __init__(self, repo_id: str, commit: str) -> None:
+        self.repo_id, self.commit = repo_id, commit
+
+    def download(self, files: Sequence[RemoteFile], progress: Progress) -> Path:
+        """Bring `files` into the cache and verify them; return the folder, that of config.json.
+
+        Raises: AccessError, NetworkError, IntegrityError, ResourceError (too little disk).
+        """
+        missing = [file for file in files if self._cached(file.name) is None]
+        if missing:
+            self._fetch_all(missing, progress)
+        config = self._cached("config.json")
+        if config is None:
+            raise NetworkError(f"{host()} serves another commit of {show(self.repo_id)} than asked")
+        root = config.parent.resolve()
+        verify(root, files, progress)
+        return root
+
+    def _cached(self, name: str, revision: str | None = None) -> Path | None:
+        path = try_to_load_from_cache(self.repo_id, name, revision=revision or self.commit)
+        return Path(path) if isinstance(path, str) else None
+
+    def _fetch_all(self, files: Sequence[RemoteFile], progress: Progress) -> None:
+        size = sum(file.size for file in files)
+        _require_disk(size)
+        progress.start(f"Downloading {self.repo_id}", size)
+        try:
+            for file in files:
+                self._fetch(file.name, progress)
+        finally:
+            progress.finish()
+
+    def _fetch(self, name: str, progress: Progress) -> None:
+        done = 0
+
+        class Bar(tqdm):
+            """Hands the client's progress on instead of drawing it."""
+
+            def __init__(self, *_: Any, **__: Any) -> None:
+                super().__init__(disable=True)
+
+            def update(self, n: float | None = 1) -> None:
+                nonlocal done
+                done += int(n or 0)
+                progress.advance(int(n or 0))
+
+            def update_transfer(self, n: float | None = 1) -> None:
+                """Bytes on the wire, of which the client tells separately, do not count."""
+
+        def attempt() -> None:
+            nonlocal done
+            progress.advance(-done)
+            done = 0
+            hf_hub_download(self.repo_id, name, revision=self.commit, tqdm_class=Bar)
+
+        call(self.repo_id, attempt)
+
+    def remember(self, revision: str) -> None:
+        """Let the cache know the commit of `revision`, so that it can be opened offline."""
+        known = self._cached("config.json", revision)
+        if known is None or known.parent.name != self.commit:
+            # Only a request by name makes the client write it down; the file itself is there.
+            ask = partial(hf_hub_download, self.repo_id, "config.json", revision=revision)
+            call(self.repo_id, ask)
+
+
+def _require_disk(size: int) -> None:
+    folder = Path(constants.HF_HUB_CACHE).absolute()
+    while not folder.is_dir():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    if size > free:
+        raise ResourceError(
+            f"the download needs {size} bytes but {show(str(folder))} has {free}: set HF_HOME"
+        )
+
+
+def open_cached(repo_id: str, revision: str, progress: Progress) -> Checkpoint:
+    """Open what the cache holds of `repo_id` at `revision`, without any request.
+
+    Raises: AccessError (not or not completely cached), IntegrityError, BadInputError,
+    UnsupportedError.
+    """
+    find = partial(snapshot_download, repo_id, revision=revision, local_files_only=True)
+    root = Path(call(repo_id, partial(find, allow_patterns="config.json"))).resolve()
+    side_files = Folder(root)
+    names = side_files.names
+    needed = {"config.json"}
+    if any(name.endswith(".safetensors") for name in names):
+        needed.update(find_layout(names, side_files.json(INDEX)).files)
+    # The client leaves dangling links behind when content is deleted by hand.
+    present = {name for name in names if (root / name).exists()}
+    if len(needed) == 1 or not needed <= present:
+        raise AccessError(
+            f"{show(repo_id)} is not completely in the cache: unset HF_HUB_OFFLINE to download it"
+        )
+    files = [_cached_file(root, name) for name in sorted(present)]
+    used = [file for file in files if file.name in needed or file.size <= SIDE_FILE_LIMIT]
+    verify(root, used, progress)
+    return open_folder(root, repo_id, root.name)
+
+
+def _cached_file(root: Path, name: str) -> RemoteFile:
+    """Describe a cached file: the client names its content by the hash the hub announced."""
+    path = root / name
+    digest = usable_digest(path.readlink().name) if path.is_symlink() else None
+    return RemoteFile(name, path.stat().st_size, digest)
+
+
+def verify(root: Path, files: Sequence[RemoteFile], progress: Progress) -> None:
+    """Compare the content of `files` under `root` with their digests; discard what differs.
+
+    Raises: IntegrityError, BadInputError (not regular files).
+    """
+    progress.start("Verifying", sum(file.size for file in files))
+    try:
+        for file in files:
+            found = _digest(root, file, progress) if file.digest is not None else None
+            if found != file.digest:
+                _discard(root / file.name)
+                raise IntegrityError(
+                    f"{show(file.name)} is damaged: its hash is {found}, the hub announces"
+                    f" {file.digest}; it was removed from the cache, run again to download it"
+                )
+    finally:
+        progress.finish()
+
+
+def _digest(root: Path, file: RemoteFile, progress: Progress) -> str:
+    """Return the SHA-256 of the content or, if that is what was announced, git's SHA-1."""
+    with open_regular(root, file.name) as stream:
+        if file.digest is not None and len(file.digest) == _SHA1_LENGTH:
+            size = stream.seek(0, 2)
+            stream.seek(0)
+            sha = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
+        else:
+            sha = hashlib.sha256()
+        while chunk := stream.read(_CHUNK):
+            sha.update(chunk)
+            progress.advance(len(chunk))
+    return sha.hexdigest()
+
+
+def _discard(path: Path) -> None:
+    """Remove a cached file: the links and the content behind them."""
+    while path.is_symlink():
+        target = path.parent / path.readlink()
+        path.unlink()
+        path = target
+    path.unlink(missing_ok=True)

@@ -1,0 +1,60 @@
+"""The metadata of an output file: family, tokenizer, provenance, and how it was made."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantcli import __version__
+from quantcli.architectures import Architecture, OutputTensor
+from quantcli.calibration.imatrix import Imatrix
+from quantcli.checkpoint import Checkpoint
+from quantcli.planning.job import Job
+from quantcli.planning.provenance import general_metadata
+from quantcli.tokenizer import read_tokenizer
+
+Metadata = dict[str, Any]
+
+
+def count_parameters(origins: list[OutputTensor]) -> int:
+    """Weights that come from the checkpoint."""
+    return sum(math.prod(origin.shape) for origin in origins if origin.source)
+
+
+def common_metadata(
+    job: Job,
+    checkpoint: Checkpoint,
+    architecture: Architecture,
+    origins: list[OutputTensor],
+    imatrix: Imatrix | None,
+) -> tuple[Metadata, list[str]]:
+    """The metadata that all outputs share, in file order, and warnings."""
+    embedding_rows = next(o.shape[0] for o in origins if o.name == "token_embd.weight")
+    model = architecture.metadata(checkpoint.config)
+    general, warnings = general_metadata(checkpoint, count_parameters(origins))
+    tokenizer = read_tokenizer(checkpoint, embedding_rows, pre_tokenizer=job.pre_tokenizer)
+    own: Metadata = {"quantcli.version": __version__, "quantcli.method": job.method}
+    if checkpoint.revision is not None:
+        own["quantcli.source.repo"] = checkpoint.id
+        own["quantcli.source.commit"] = checkpoint.revision
+    metadata = {
+        "general.architecture": model["general.architecture"],
+        **general,
+        **model,
+        **tokenizer,
+        **architecture.tokenizer,
+        **own,
+        **(_imatrix_metadata(imatrix) if imatrix else {}),
+    }
+    return metadata, warnings
+
+
+def _imatrix_metadata(imatrix: Imatrix) -> Metadata:
+    """The keys that llama-quantize writes."""
+    found: Metadata = {"quantize.imatrix.file": imatrix.name}
+    if imatrix.datasets:
+        found["quantize.imatrix.dataset"] = Path(imatrix.datasets[0]).name
+    found["quantize.imatrix.entries_count"] = np.uint32(len(imatrix.entries))
+    found["quantize.imatrix.chunks_count"] = np.uint32(imatrix.chunks)
+    return found

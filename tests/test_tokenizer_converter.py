@@ -1,0 +1,70 @@
+"""The metadata equals what llama.cpp's own converter writes for the same files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_tokenizers import CASES, DATA, VOCAB_SIZE
+from tokenizer_source import FolderSource
+
+from quantcli.tokenizer import read_tokenizer
+from quantcli.tokenizer.bpe import parse_bpe
+from quantcli.tokenizer.encoder import build_encoder
+from quantcli.tokenizer.pre_tokenizer import fingerprint
+
+RECORD = json.loads((DATA / "converter.json").read_text(encoding="utf-8"))
+# What the converter adds for a family, whatever its tokenizer.
+FAMILY = {name: {"tokenizer.ggml.add_space_prefix": False} for name in ("gemma2", "gemma3")}
+# Without tokenizer_config.json the converter loses the tokens that only tokenizer.json has.
+BETTER = {"llama2-bare": {640: ("<pad>", 3, -1000.0)}}
+TYPES = {"BOOL": bool, "STRING": str, "UINT32": np.uint32, "INT32": np.int32, "FLOAT32": np.float32}
+
+
+def typed(kind: str, value: Any) -> Any:
+    """The recorded value in the representation of our metadata."""
+    if not isinstance(value, list):
+        return TYPES[kind](value)
+    return value if kind == "STRING" else np.array(value, TYPES[kind])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_metadata_equals_the_converters(name: str, tmp_path: Path) -> None:
+    case = CASES[name]
+    case.write(tmp_path)
+    ours = read_tokenizer(FolderSource(tmp_path), VOCAB_SIZE[case.style]) | FAMILY.get(name, {})
+    theirs = {key: typed(*value) for key, value in RECORD["cases"][name].items()}
+    for token_id, token in BETTER.get(name, {}).items():
+        for key, value in zip(("tokens", "token_type", "scores"), token, strict=True):
+            theirs[f"tokenizer.ggml.{key}"][token_id] = value
+    assert sorted(ours) == sorted(theirs)
+    for key, expected in theirs.items():
+        assert type(ours[key]) is type(expected), key
+        if isinstance(expected, np.ndarray):
+            assert ours[key].dtype == expected.dtype, key
+            np.testing.assert_array_equal(ours[key], expected, err_msg=key)
+        else:
+            assert ours[key] == expected, key
+
+
+@pytest.mark.parametrize("name", RECORD["fingerprints"])
+def test_fingerprint_equals_the_converters(name: str, tmp_path: Path) -> None:
+    CASES[name].write(tmp_path)
+    document = json.loads((tmp_path / "tokenizer.json").read_text(encoding="utf-8"))
+    encoder = build_encoder(parse_bpe(document))
+    assert encoder is not None
+    assert fingerprint(encoder, document["post_processor"]) == RECORD["fingerprints"][name]
+
+
+def test_the_record_covers_what_matters() -> None:
+    kinds = {
+        kind for case in RECORD["cases"].values() for kind in case["tokenizer.ggml.token_type"][1]
+    }
+    assert kinds >= {1, 2, 3, 4, 5, 6}
+    keys = {key.removeprefix("tokenizer.") for case in RECORD["cases"].values() for key in case}
+    assert keys >= {"ggml.eot_token_id", "ggml.add_sep_token", "chat_template", "chat_templates"}
+    tokens = RECORD["cases"]["qwen2"]["tokenizer.ggml.tokens"][1]
+    assert " <bytes>" in tokens
+    assert "< marked>" in tokens
+    assert "[PAD500]" in tokens
