@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 try:  # np.clip without its three microseconds of Python
-    from numpy._core.umath import clip
+    from numpy._core.umath import clip  # type: ignore[attr-defined]
 except ImportError:
     from numpy import clip
 
