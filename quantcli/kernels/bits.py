@@ -79,7 +79,9 @@ def load(records: np.ndarray, name: str) -> np.ndarray:
 
 def _place(records: np.ndarray, name: str) -> tuple[np.dtype, int]:
     """Type and offset of a field."""
-    fields = records.dtype.fields or {}
+    fields = records.dtype.fields
+    if fields is None:
+        raise TypeError(f"records of {records.dtype} have no fields")
     return fields[name][0], fields[name][1]
 
 
