@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quantcli.kernels import affine, bits, rounding, scratch, search, symmetric, tiles
+from quantcli.kernels.codebook import Codebook
 
 F32 = np.float32
 RNG = np.random.default_rng(20)
@@ -213,6 +214,15 @@ def test_six_bit_pairs_keep_every_value_in_every_place() -> None:
     assert packed.shape == (64, 12)
     assert np.array_equal(again[0], scales)
     assert np.array_equal(again[1], mins)
+
+
+def test_codebook_takes_the_nearest_value_and_the_upper_of_two() -> None:
+    book = Codebook(-7, -2, 0, 3, 8)
+    x = np.linspace(-12, 12, 24 * 64 + 1).astype(F32)
+    expected = np.abs(x[:, None] - book.values)[:, ::-1].argmin(axis=1)
+    assert np.array_equal(book.codes(x, F32(1)), 4 - expected)
+    found = book.nearest(x, F32(0.5), out=np.empty_like(x))
+    assert np.array_equal(found, book.values[book.codes(x / 2, F32(1))])
 
 
 def test_best_of_takes_the_first_of_equals() -> None:

@@ -215,6 +215,44 @@ def test_columns_without_importance_still_get_sensible_weights(type: TensorType,
     assert error <= plain_error
 
 
+@every_type
+def test_nothing_is_left_in_scratch_memory_that_changes_later_bytes(type: TensorType) -> None:
+    w = bell(24, 7, 512)
+    packed = type.encode(w)
+    for other in ALL[::4]:
+        other.decode(other.encode(bell(25, 40, 512, 3.0), steep(26, 512)))
+        assert np.array_equal(type.encode(w), packed)
+    assert type.decode(packed).tobytes() == type.decode(packed.copy()).tobytes()
+
+
+@quantized_type
+@settings(max_examples=6)
+@given(
+    seed=SEEDS,
+    exponents=st.lists(st.integers(-40, 14), min_size=1, max_size=3),
+    zeros=st.floats(0, 1),
+    spikes=st.integers(0, 4),
+)
+def test_any_weights_and_importance_give_finite_weights_of_their_size(
+    type: TensorType, seed: int, exponents: list[int], zeros: float, spikes: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    w = rng.standard_normal((2, 512)) * 2.0 ** rng.choice(exponents, (2, 512))
+    w[rng.random(w.shape) < zeros] = 0
+    importance = np.exp(3 * rng.standard_normal(512)) * (rng.random(512) < 0.7)
+    importance[rng.permutation(512)[:spikes]] = 1e30
+    w, importance = w.astype(F32), importance.astype(F32)
+    for row in (None, importance):
+        packed = type.encode(w, row)
+        decoded = type.decode(packed)
+        assert type.scales_finite(packed)
+        largest = np.abs(w).reshape(-1, type.block_size).max(axis=1, keepdims=True)
+        limit = np.maximum(2 * largest, 2.0**-24 * 128 * 128)
+        assert (np.abs(decoded).reshape(-1, type.block_size) <= limit).all()
+        by_row = [type.encode(w[i : i + 1], row) for i in range(2)]
+        assert np.array_equal(np.concatenate(by_row), packed)
+
+
 # Values
 
 

@@ -63,18 +63,26 @@ def store(units: np.ndarray, records: np.ndarray, name: str) -> None:
     rows = scratch.empty((len(records), len(words)), np.uint32)
     rows[...] = words.T
     whole = np.dtype((np.void, 4 * len(words)))
-    records.getfield(whole, records.dtype.fields[name][1])[...] = rows.view(whole)[:, 0]
+    records.getfield(whole, _place(records, name)[1])[...] = rows.view(whole)[:, 0]
 
 
 def load(records: np.ndarray, name: str) -> np.ndarray:
     """The inverse of store: units u8[U, 4 R]."""
-    dtype, offset = records.dtype.fields[name][:2]
+    dtype, offset = _place(records, name)
     rows = scratch.empty((len(records), dtype.itemsize // 4), np.uint32)
     whole = np.dtype((np.void, dtype.itemsize))
     rows.view(whole)[:, 0] = records.getfield(whole, offset)
     units = scratch.empty(rows.shape[::-1], np.uint32)
     units[...] = rows.T
     return units.view(np.uint8)
+
+
+def _place(records: np.ndarray, name: str) -> tuple[np.dtype, int]:
+    """Type and offset of a field."""
+    fields = records.dtype.fields
+    if fields is None:
+        raise TypeError(f"records of {records.dtype} have no fields")
+    return fields[name][0], fields[name][1]
 
 
 def fifth_bits(high: np.ndarray) -> np.ndarray:

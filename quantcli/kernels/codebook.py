@@ -22,14 +22,18 @@ class Codebook:
 
     def nearest(self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray) -> np.ndarray:
         """The values nearest to x * inverse."""
-        return np.take(self.values, self.codes(x, inverse), out=out, mode="clip")
+        with scratch.frame():
+            return np.take(self.values, self.codes(x, inverse), out=out, mode="clip")
 
     def codes(self, x: np.ndarray, inverse: np.ndarray) -> np.ndarray:
         """The indices u8 of the values nearest to x * inverse."""
-        doubled = np.multiply(x, inverse + inverse, out=scratch.empty(x.shape))
-        np.floor(doubled, out=doubled)
-        clip(doubled, np.float32(2 * self.values[0]), np.float32(2 * self.values[-1]), out=doubled)
-        doubled -= np.float32(2 * self.values[0])
-        index = scratch.empty(x.shape, np.intp)
-        np.copyto(index, doubled, casting="unsafe")
-        return np.take(self._codes, index, out=scratch.empty(x.shape, np.uint8), mode="clip")
+        codes = scratch.empty(x.shape, np.uint8)
+        low, high = np.float32(2 * self.values[0]), np.float32(2 * self.values[-1])
+        with scratch.frame():
+            doubled = np.multiply(x, inverse + inverse, out=scratch.empty(x.shape))
+            np.floor(doubled, out=doubled)
+            clip(doubled, low, high, out=doubled)
+            doubled -= low
+            index = scratch.empty(x.shape, np.intp)
+            np.copyto(index, doubled, casting="unsafe")
+            return np.take(self._codes, index, out=codes, mode="clip")

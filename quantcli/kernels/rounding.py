@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 try:  # np.clip without its three microseconds of Python
-    from numpy._core.umath import clip
+    from numpy._core.umath import clip  # type: ignore[attr-defined]
 except ImportError:
     from numpy import clip
 
@@ -89,7 +89,7 @@ def signed_extreme(x: np.ndarray) -> np.ndarray:
 def first_extreme(
     high: np.ndarray, low: np.ndarray, weights_of: Callable[[np.ndarray], np.ndarray]
 ) -> np.ndarray:
-    """The larger of high and low in magnitude, of equals the first in weights_of(mask) f32[n, k]."""
+    """The larger in magnitude of high and low; of equals the first in weights_of(mask) [n, k]."""
     balance = high + low
     extreme = np.maximum(high, -low)
     tied = (balance == 0) & (extreme > 0)
