@@ -411,3 +411,12 @@ def test_flushed_blocks_counts_what_was_lost() -> None:
     assert flushed_blocks(w, type.decode(type.encode(w)), 32) == 1
     assert flushed_blocks(w, w, 32) == 0
     assert flushed_blocks(w, np.zeros_like(w), 32) == 2
+
+
+@pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"])
+def test_rounding_keeps_the_strength_of_the_weights(name: str) -> None:
+    """<x, x'> equals <x, x>, where the best fit would fall short by its squared relative error."""
+    type = tensor_types.get(name)
+    w = np.random.default_rng(11).standard_normal((64, 2048)).astype(np.float32)
+    kept = float(np.vdot(w, type.decode(type.encode(w))) / np.vdot(w, w))
+    assert kept == pytest.approx(1, abs=1e-3)
