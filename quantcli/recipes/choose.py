@@ -21,7 +21,14 @@ from quantcli.tensor_types import get
 Metadata = dict[str, Any]
 
 # The type to use instead when the row is no multiple of the block; then F16.
-FALLBACKS = {"Q2_K": "Q4_0", "Q3_K": "Q4_0", "Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+FALLBACKS = {
+    "Q2_K": "Q4_0",
+    "Q3_K": "Q4_0",
+    "IQ4_XS": "IQ4_NL",
+    "Q4_K": "Q5_0",
+    "Q5_K": "Q5_1",
+    "Q6_K": "Q8_0",
+}
 
 
 @dataclass(frozen=True)

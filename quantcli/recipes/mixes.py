@@ -124,6 +124,10 @@ def first_of_with_imatrix(parts: int) -> When:
     return lambda i, n, model: model.has_imatrix and i < n // parts
 
 
+def first_of_without_imatrix(parts: int) -> When:
+    return lambda i, n, model: not model.has_imatrix and i < n // parts
+
+
 # file type -> role -> (tensor type, when), the first that holds.
 MIXES: dict[str, dict[str, list[tuple[str, When]]]] = {
     "Q2_K_S": {
@@ -154,6 +158,14 @@ MIXES: dict[str, dict[str, list[tuple[str, When]]]] = {
         "attn_v": [("Q6_K", more_bits)],
         "ffn_down": [("Q6_K", more_bits)],
     },
+    "IQ4_XS": {
+        "attn_v": [("Q5_K", grouped)],
+        "ffn_down": [("Q5_K", first_of_without_imatrix(8))],
+    },
+    "IQ4_NL": {
+        "attn_v": [("Q5_K", grouped)],
+        "ffn_down": [("Q5_K", first_of_without_imatrix(8))],
+    },
     "Q5_0": {"ffn_down": [("Q5_1", first_of_with_imatrix(8))]},
     "Q5_K_M": {
         "attn_v": [("Q6_K", more_bits)],
@@ -164,7 +176,10 @@ MIXES: dict[str, dict[str, list[tuple[str, When]]]] = {
 # With exactly 8 experts the attention is a small part of the file: these replace the rows above,
 # and attn_output is Q5_K in some file types and the base type in the others.
 EIGHT_EXPERTS = {"attn_v": "Q8_0", "attn_k": "Q8_0"}
-EIGHT_EXPERTS_Q5_K_OUTPUT = ("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M")
+EIGHT_EXPERTS_Q5_K_OUTPUT = (
+    *("Q2_K", "Q3_K_S", "Q3_K_M", "Q4_K_S", "Q4_K_M"),
+    *("IQ4_XS", "IQ4_NL"),
+)
 
 
 def mixed_type(file_type: str, base: str, role: str, i: int, model: Model) -> str:

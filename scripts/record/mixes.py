@@ -26,7 +26,7 @@ import numpy as np
 FILE_TYPES = {
     "Q2_K": 10, "Q2_K_S": 21, "Q3_K_S": 11, "Q3_K_M": 12, "Q3_K_L": 13, "Q4_0": 2, "Q4_1": 3,
     "Q4_K_S": 14, "Q4_K_M": 15, "Q5_0": 8, "Q5_1": 9, "Q5_K_S": 16, "Q5_K_M": 17, "Q6_K": 18,
-    "Q8_0": 7,
+    "Q8_0": 7, "IQ4_NL": 25, "IQ4_XS": 30,
 }  # fmt: skip
 NEEDS_IMATRIX = "Q2_K_S"  # llama-quantize refuses it without one
 
