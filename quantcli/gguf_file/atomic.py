@@ -9,6 +9,7 @@ input), 7 for a full or failing disk, 8 when the disk returns other bytes than w
 9 for an output that exists or is being written.
 """
 
+import atexit
 import errno
 import fcntl
 import hashlib
@@ -79,6 +80,19 @@ def check_space(directory: Path, nbytes: int) -> None:
         )
 
 
+# Part files by the process that made them. A signal that ends the program may strike between the
+# making of a file and the `with` that would remove it: what is still here at exit goes then.
+_litter: dict[Path, int] = {}
+
+
+@atexit.register
+def _remove_litter() -> None:
+    for part, pid in _litter.items():
+        if pid == os.getpid():
+            with suppress(OSError):
+                part.unlink()
+
+
 class AtomicFile:
     """One output file, as a context manager; whatever leaves the block unpublished is removed.
 
@@ -97,6 +111,7 @@ class AtomicFile:
             _sweep(self.path)
             _refuse_existing(self.path, self.force)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            _litter[self.part] = os.getpid()
             self._fd = os.open(self.part, flags, 0o666)
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -118,6 +133,7 @@ class AtomicFile:
                 if os.path.samestat(os.lstat(self.path), os.fstat(self._fd)):
                     self.path.unlink()
         os.close(self._fd)
+        _litter.pop(self.part, None)
 
     def write(self, data: bytes | np.ndarray) -> None:
         """Append the bytes of `data` (C-contiguous). Raises ResourceError if the disk is full."""
