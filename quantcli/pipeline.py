@@ -4,7 +4,6 @@ Read `convert` first. Weights flow in pieces of whole rows, cut the same way wha
 of threads, so that outputs are byte-identical; memory is bounded by the pieces in flight.
 """
 
-import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -17,7 +16,6 @@ from typing import TypeVar
 import numpy as np
 
 from quantcli.architectures import OutputTensor
-from quantcli.checkpoint import Checkpoint
 from quantcli.errors import BadInputError, IntegrityError
 from quantcli.gguf_file import (
     TensorEntry,
@@ -29,6 +27,7 @@ from quantcli.gguf_file import (
 )
 from quantcli.methods import rtn
 from quantcli.methods.encoded import Cost, Encoded
+from quantcli.model import CheckpointModel, Model, matrix_shape
 from quantcli.planning import Job, Plan, PlannedFile, make_plan
 from quantcli.planning.memory import PIECE_WEIGHTS, PIECES_WAITING, PeakMemory
 from quantcli.progress import Progress, Silent
@@ -124,8 +123,9 @@ def _quantize(
     costs = [[Cost()] * len(plan.origins) for _ in plan.files]
     progress.start("Quantizing", sum(4 * t.weights for t in plan.files[0].tensors))
     ahead = plan.job.threads + PIECES_WAITING
+    model = CheckpointModel(plan.checkpoint, plan.origins, plan.files[0].metadata)
     with ThreadPoolExecutor(plan.job.threads) as pool:
-        work = partial(_encode, plan)
+        work = partial(_encode, plan, model)
         for piece, encoded in in_order(pool, work, pieces(plan.origins), ahead):
             for file, writer, cost in zip(plan.files, writers, costs, strict=True):
                 tensor = file.tensors[piece.index]
@@ -141,7 +141,7 @@ def _quantize(
 def pieces(origins: Iterable[OutputTensor]) -> Iterator[Piece]:
     """Cut each tensor into runs of whole rows of about PIECE_WEIGHTS weights, in file order."""
     for index, origin in enumerate(origins):
-        n_rows, n_columns = matrix_shape(origin)
+        n_rows, n_columns = matrix_shape(origin.shape)
         step = max(1, PIECE_WEIGHTS // n_columns)
         for start in range(0, n_rows, step):
             yield Piece(index, slice(start, min(start + step, n_rows)))
@@ -161,36 +161,17 @@ def in_order(
         yield first, future.result()
 
 
-def _encode(plan: Plan, piece: Piece) -> dict[str, Encoded]:
+def _encode(plan: Plan, model: Model, piece: Piece) -> dict[str, Encoded]:
     """One piece in each tensor type that some output wants it in."""
     origin = plan.origins[piece.index]
     types = {tensor.type.name: tensor.type for tensor in plan.versions(piece.index)}
-    w = load(plan.checkpoint, origin, piece.rows)
+    w = model.rows(origin.name, piece.rows).reshape(-1, origin.shape[-1])
     importance = plan.importance(origin, types.values())
     try:
         return rtn.quantize(w, importance, types.values(), first_row=piece.rows.start)
     except BadInputError as error:
         name = origin.source or origin.name
         raise BadInputError(f"{plan.checkpoint.id}: tensor {name!r}: {error}") from None
-
-
-def load(checkpoint: Checkpoint, origin: OutputTensor, rows: slice) -> np.ndarray:
-    """Rows of an output tensor as float32 [rows, n], permuted and shifted as its family wants."""
-    if origin.data is not None:
-        return origin.data.reshape(matrix_shape(origin))[rows]
-    if origin.source is None:
-        raise RuntimeError(f"{origin.name!r} has neither source nor data")
-    if len(origin.shape) == 1:
-        w = checkpoint.float32(origin.source, origin.rows).reshape(1, -1)
-    else:
-        w = checkpoint.float32(origin.source, rows if origin.rows is None else origin.rows[rows])
-    return w + np.float32(origin.add) if origin.add else w
-
-
-def matrix_shape(origin: OutputTensor) -> tuple[int, int]:
-    """(rows, columns); a vector is one row."""
-    *rows, columns = origin.shape
-    return math.prod(rows), columns
 
 
 def _commit(plan: Plan, writers: list[Writer], progress: Progress) -> list[list[WrittenFile]]:

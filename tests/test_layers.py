@@ -10,6 +10,7 @@ LINES = [
     {"kernels"},
     {"tensor_types", "checkpoint", "architectures", "gguf_file"},
     {"tokenizer", "recipes"},
+    {"model"},
     {"calibration"},
     {"methods"},
     {"planning", "inspection"},
