@@ -5,13 +5,11 @@ of threads, so that outputs are byte-identical; memory is bounded by the pieces 
 """
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
@@ -28,14 +26,12 @@ from quantcli.gguf_file import (
 from quantcli.methods import rtn
 from quantcli.methods.encoded import Cost, Encoded
 from quantcli.model import CheckpointModel, Model, matrix_shape
+from quantcli.parallel import in_order
 from quantcli.planning import Job, Plan, PlannedFile, make_plan
 from quantcli.planning.memory import PIECE_WEIGHTS, PIECES_WAITING, PeakMemory
 from quantcli.progress import Progress, Silent
 from quantcli.report import Output, Report, TensorReport
 from quantcli.tensor_types import by_id
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -145,20 +141,6 @@ def pieces(origins: Iterable[OutputTensor]) -> Iterator[Piece]:
         step = max(1, PIECE_WEIGHTS // n_columns)
         for start in range(0, n_rows, step):
             yield Piece(index, slice(start, min(start + step, n_rows)))
-
-
-def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[tuple[Item, Result]]:
-    """work(item) on the pool, at most `ahead` at a time, yielded in the order of items."""
-    pending: deque[tuple[Item, Future[Result]]] = deque()
-    for item in items:
-        pending.append((item, pool.submit(work, item)))
-        if len(pending) >= ahead:
-            first, future = pending.popleft()
-            yield first, future.result()
-    for first, future in pending:
-        yield first, future.result()
 
 
 def _encode(plan: Plan, model: Model, piece: Piece) -> dict[str, Encoded]:
