@@ -13,7 +13,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from quantcli import __version__
-from quantcli.cli import convert, inspect, list_, plan
+from quantcli.cli import convert, evaluate, inspect, list_, plan
 from quantcli.errors import QuantcliError
 
 app = typer.Typer(
@@ -29,6 +29,7 @@ app = typer.Typer(
 )
 app.command("convert")(convert.convert)
 app.command("plan")(plan.plan)
+app.command("evaluate")(evaluate.evaluate)
 app.command("inspect")(inspect.inspect)
 app.add_typer(list_.app, name="list")
 

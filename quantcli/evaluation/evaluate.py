@@ -14,6 +14,7 @@ from quantcli.evaluation.quality import Quality, against, alone
 from quantcli.model import Model, open_model
 from quantcli.progress import Progress, Silent
 from quantcli.transformer import Transformer
+from quantcli.transformer.scratch import hidden_states
 
 
 @dataclass(frozen=True)
@@ -137,15 +138,15 @@ def _open(source: str | Model, progress: Progress) -> Candidate:
 def _scored_states(run: Transformer, exam: Exam, progress: Progress) -> np.ndarray:
     """Final hidden states of the scored positions, float32 [n, n_embd]."""
     hidden = run.hidden(exam.windows, progress=progress)[:, scored(exam.context)]
-    return np.ascontiguousarray(hidden).reshape(-1, hidden.shape[-1])
+    states = hidden_states(hidden.shape)
+    states[...] = hidden
+    return states.reshape(-1, hidden.shape[-1])
 
 
 def _quality(entry: Candidate, exam: Exam, found: Predictions, first: Predictions) -> Quality:
-    nll = found.softmax.nll
-    if not np.isfinite(nll).all():
+    if not np.isfinite(found.nll).all():
         raise BadInputError(f"{entry.name}: its logits are not finite; the weights are broken")
-    fields = alone(nll)
-    if found.divergence is not None:
-        same_top = found.softmax.top == first.softmax.top
-        fields |= against(nll, first.softmax.nll, found.divergence.kld, same_top)
+    fields = alone(found.nll)
+    if found is not first:
+        fields |= against(found.nll, first.nll, found.kld, found.top == first.top)
     return Quality(exam.text_sha256, exam.context, len(exam.windows), exam.activations, **fields)

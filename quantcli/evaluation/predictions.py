@@ -1,6 +1,7 @@
-"""Predictions of several models of one vocabulary, read together: each logit is computed once.
+"""Predictions of several models on the same tokens, read together, a tile of tokens at a time.
 
-Beside the final hidden states of the scored tokens, memory holds four tiles of logits.
+The reference's logits are computed once for all models and never stored. Memory: the hidden states
+of the scored tokens of each model, and two tiles of logits.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,31 +11,32 @@ from typing import Protocol
 
 import numpy as np
 
-from quantcli.evaluation.protocol import Divergence, Softmax
+from quantcli.evaluation.protocol import Softmax
 from quantcli.progress import Progress
 
-TILE_LOGITS = 8 << 20  # per tile: all scored tokens by a slice of the vocabulary
-FEWEST_COLUMNS = 64
-PIECE_LOGITS = 1 << 18  # that one thread works on at a time; stays in its cache
-
-
-# A piece of the scored tokens, and what Softmax.add returned for it.
-Added = tuple[slice, np.ndarray, np.ndarray]
+TILE_LOGITS = 1 << 25
+PIECE_LOGITS = 1 << 18  # of a tile, for one thread at a time; stays in its cache
 
 
 class Head(Protocol):
-    """The end of a model: final hidden states float32 [n, n_embd] to logits."""
+    """The end of a model."""
 
-    def logits(self, hidden: np.ndarray, vocabulary: slice) -> np.ndarray:
-        """Float32 [n, entries of the slice]."""
+    def logits(self, hidden: np.ndarray) -> np.ndarray:
+        """Float32 [n, n_vocab] of final hidden states [n, n_embd]."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What one model says of the scored tokens; `divergence` is None for the reference."""
+    """What one model says of n tokens; `kld`, from the reference, is not filled for itself."""
 
-    softmax: Softmax
-    divergence: Divergence | None
+    nll: np.ndarray  # float64
+    top: np.ndarray  # int64
+    kld: np.ndarray  # float64
+
+    @classmethod
+    def empty(cls, n: int) -> "Predictions":
+        """Room for n tokens."""
+        return cls(np.full(n, np.nan), np.zeros(n, np.int64), np.full(n, np.nan))
 
 
 def read_predictions(
@@ -45,63 +47,46 @@ def read_predictions(
     threads: int,
     progress: Progress,
 ) -> list[Predictions]:
-    """Softmax of every model over its logits, and divergence from the first, the reference.
+    """Predictions of every model, and the divergence of all others from the first.
 
     hidden: float32 [n, n_embd] of each; wanted: the n tokens that should have been predicted.
     """
-    reference = Softmax(wanted)
-    others = [
-        Predictions(model := Softmax(wanted), Divergence(reference, model)) for _ in heads[1:]
-    ]
     n = len(wanted)
-    columns = max(FEWEST_COLUMNS, TILE_LOGITS // n)
+    found = [Predictions.empty(n) for _ in heads]
     progress.start("Predicting", 4 * n * n_vocab * len(heads))
     with ThreadPoolExecutor(threads) as pool:
-        for first in range(0, n_vocab, columns):
-            vocabulary = slice(first, min(first + columns, n_vocab))
-            expected = heads[0].logits(hidden[0], vocabulary)
-            added = _add(pool, reference, first, expected)
-            progress.advance(expected.nbytes)
-            for head, states, predictions in zip(heads[1:], hidden[1:], others, strict=True):
-                logits = head.logits(states, vocabulary)
-                _compare(pool, predictions, first, logits, expected, added)
+        for tile in _runs(n, TILE_LOGITS // n_vocab):
+            expected = heads[0].logits(hidden[0][tile])
+            for i, (head, states) in enumerate(zip(heads, hidden, strict=True)):
+                logits = head.logits(states[tile]) if i else expected
+                part = Predictions(*(values[tile] for values in vars(found[i]).values()))
+                _read(pool, part, wanted[tile], logits, expected)
                 progress.advance(logits.nbytes)
     progress.finish()
-    return [Predictions(reference, None), *others]
+    return found
 
 
-def _add(
-    pool: ThreadPoolExecutor, reference: Softmax, first: int, logits: np.ndarray
-) -> list[Added]:
-    """A tile of the reference, piece by piece."""
-
-    def add(piece: slice) -> Added:
-        return piece, *reference.add(piece, first, logits[piece])
-
-    return list(pool.map(add, _pieces(*logits.shape)))
-
-
-def _compare(
+def _read(
     pool: ThreadPoolExecutor,
-    predictions: Predictions,
-    first: int,
+    found: Predictions,
+    wanted: np.ndarray,
     logits: np.ndarray,
     expected: np.ndarray,
-    added: list[Added],
 ) -> None:
-    """The same tile of another model."""
+    """Fill in one tile of one model."""
 
-    def compare(reference: Added) -> None:
-        piece, weights, shrink = reference
-        predictions.softmax.add(piece, first, logits[piece])
-        if predictions.divergence is not None:
-            difference = expected[piece] - logits[piece]
-            predictions.divergence.add(piece, weights, shrink, difference)
+    def read(piece: slice) -> None:
+        softmax = Softmax.of(logits[piece])
+        found.nll[piece] = softmax.nll(wanted[piece])
+        found.top[piece] = softmax.top
+        if logits is not expected:
+            found.kld[piece] = Softmax.of(expected[piece]).kld(softmax)
 
-    list(pool.map(compare, added))
+    n, n_vocab = logits.shape
+    list(pool.map(read, _runs(n, PIECE_LOGITS // n_vocab)))
 
 
-def _pieces(n: int, columns: int) -> Iterator[slice]:
-    step = max(1, PIECE_LOGITS // columns)
-    for start in range(0, n, step):
-        yield slice(start, min(start + step, n))
+def _runs(n: int, length: int) -> Iterator[slice]:
+    length = max(1, length)
+    for start in range(0, n, length):
+        yield slice(start, min(start + length, n))

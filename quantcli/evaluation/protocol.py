@@ -1,8 +1,4 @@
-"""llama-perplexity's protocol on plain arrays: perplexity, KL divergence, agreement.
-
-The vocabulary is seen tile by tile, so that neither [tokens, vocabulary] arrays nor a whole output
-matrix are ever held: a softmax's sums can be carried along while its maximum grows.
-"""
+"""llama-perplexity's protocol on plain arrays: what is scored, and what is made of the scores."""
 
 from dataclasses import dataclass
 
@@ -17,75 +13,46 @@ def scored(context: int) -> slice:
 
 
 def targets(windows: np.ndarray) -> np.ndarray:
-    """The tokens that the scored positions must predict: int32, flat, window by window."""
+    """The tokens that the scored positions must predict, flat, window by window."""
     at = scored(windows.shape[1])
     return windows[:, at.start + 1 : at.stop + 1].reshape(-1)
 
 
+@dataclass(frozen=True)
 class Softmax:
-    """Running softmax of n tokens' logits over a vocabulary that comes tile by tile.
+    """Predictions of n tokens from logits float32 [n, n_vocab]."""
 
-    `nll` float64 [n] and `top` int64 [n] hold once every tile has been added.
-    """
+    logits: np.ndarray
+    weights: np.ndarray  # exp(logits - largest)
+    total: np.ndarray  # of weights, float64 [n]
+    log_total: np.ndarray  # log of the sum of exp(logits), float64 [n]
 
-    def __init__(self, wanted: np.ndarray) -> None:
-        n = len(wanted)
-        self._wanted = wanted
-        self._peak = np.full(n, -np.inf, np.float32)
-        self._logit = np.full(n, np.nan, np.float32)
-        self.total = np.zeros(n)  # of exp(logit - peak)
-        self.top = np.zeros(n, np.int64)
-
-    def add(self, tokens: slice, first: int, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Take in logits float32 [tokens, columns] of the vocabulary's entries first, first + 1, …
-
-        Returns exp(logits - peak), float32, and the factor that brings sums over earlier tiles to
-        the new peak.
-        """
-        best = logits.argmax(axis=1)
-        found = np.take_along_axis(logits, best[:, None], axis=1)[:, 0]
-        before = self._peak[tokens]
-        peak = np.maximum(before, found)
-        self.top[tokens] = np.where(found > before, best + first, self.top[tokens])
-        shrink = np.exp((before - peak).astype(np.float64))
-        weights = np.exp(logits - peak[:, None])
-        self.total[tokens] = self.total[tokens] * shrink + weights.sum(axis=1)
-        self._peak[tokens] = peak
-        column = self._wanted[tokens] - first
-        here = np.flatnonzero((column >= 0) & (column < logits.shape[1]))
-        self._logit[tokens][here] = logits[here, column[here]]
-        return weights, shrink
+    @classmethod
+    def of(cls, logits: np.ndarray) -> "Softmax":
+        """The softmax of each row."""
+        peak = logits.max(axis=1)
+        weights = logits - peak[:, None]
+        np.exp(weights, out=weights)
+        total = weights.sum(axis=1).astype(np.float64)
+        return cls(logits, weights, total, peak + np.log(total))
 
     @property
-    def log_total(self) -> np.ndarray:
-        """log sum exp of the logits, float64 [n]."""
-        return self._peak + np.log(self.total)
+    def top(self) -> np.ndarray:
+        """The likeliest token of each row."""
+        return self.logits.argmax(axis=1)
 
-    @property
-    def nll(self) -> np.ndarray:
+    def nll(self, wanted: np.ndarray) -> np.ndarray:
         """-log p of the wanted tokens, natural logarithm, float64 [n]."""
-        return self.log_total - self._logit
+        return self.log_total - np.take_along_axis(self.logits, wanted[:, None], axis=1)[:, 0]
 
+    def kld(self, other: "Softmax") -> np.ndarray:
+        """KL divergence of another model's predictions from these, sum p log(p / q), float64 [n].
 
-class Divergence:
-    """Running KL divergence of n tokens' predictions from a reference's: sum p log(p / q)."""
-
-    def __init__(self, reference: Softmax, model: Softmax) -> None:
-        self._reference, self._model = reference, model
-        self._spread = np.zeros(len(reference.total))  # of exp(reference - peak) * difference
-
-    def add(
-        self, tokens: slice, weights: np.ndarray, shrink: np.ndarray, difference: np.ndarray
-    ) -> None:
-        """Take in a tile: what the reference's `add` returned, and its logits minus the model's."""
-        here = (weights * difference).sum(axis=1)
-        self._spread[tokens] = self._spread[tokens] * shrink + here
-
-    @property
-    def kld(self) -> np.ndarray:
-        """Float64 [n], once every tile has been added; rounding may leave it just below 0."""
-        mean = self._spread / self._reference.total
-        return mean - self._reference.log_total + self._model.log_total
+        Rounding may leave it just below 0.
+        """
+        # From differences of logits: those of logarithms of probabilities are less exact.
+        mean = (self.weights * (self.logits - other.logits)).sum(axis=1) / self.total
+        return mean - self.log_total + other.log_total
 
 
 @dataclass(frozen=True)
