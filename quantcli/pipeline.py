@@ -5,7 +5,7 @@ of threads, so that outputs are byte-identical; memory is bounded by the pieces 
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -14,7 +14,10 @@ from functools import partial
 import numpy as np
 
 from quantcli.architectures import OutputTensor
+from quantcli.calibration.text import Text, read_text
 from quantcli.errors import BadInputError, IntegrityError
+from quantcli.evaluation import Quality
+from quantcli.evaluation.evaluate import evaluate, set_exam
 from quantcli.gguf_file import (
     TensorEntry,
     Writer,
@@ -29,9 +32,11 @@ from quantcli.model import CheckpointModel, Model, matrix_shape
 from quantcli.parallel import in_order
 from quantcli.planning import Job, Plan, PlannedFile, make_plan
 from quantcli.planning.memory import PIECE_WEIGHTS, PIECES_WAITING, PeakMemory
+from quantcli.planning.ram import running
 from quantcli.progress import Progress, Silent
 from quantcli.report import Output, Report, TensorReport
 from quantcli.tensor_types import by_id
+from quantcli.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -46,12 +51,14 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
     """Convert a checkpoint to one GGUF file per type and report what it cost.
 
     Raises:
-        QuantcliError: one of its subclasses; no output is left behind.
+        QuantcliError: one of its subclasses; no output is left behind, unless it is the finished
+            outputs that cannot be evaluated.
     """
     began = time.monotonic()
     progress = progress or Silent()
     plan = make_plan(job, weights=False, progress=progress)
     check_outputs(plan)
+    text = check_evaluation(plan)
     if not plan.checkpoint.has_weights:
         plan = make_plan(job, progress=progress)
     check_heads(plan)
@@ -60,12 +67,15 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
         writers = [open_files.enter_context(_writer(plan, file)) for file in plan.files]
         costs = _quantize(plan, writers, memory, progress)
         written = _commit(plan, writers, progress)
+    qualities = _evaluate(plan, written, text, progress)
+    memory.sample()
+    facts = zip(plan.files, written, costs, qualities, strict=True)
     return Report(
         source_id=plan.checkpoint.id,
         revision=plan.checkpoint.revision,
         architecture=plan.architecture.name,
         parameters=plan.parameters,
-        outputs=[_output(plan, *facts) for facts in zip(plan.files, written, costs, strict=True)],
+        outputs=[_output(plan, *each) for each in facts],
         seconds=time.monotonic() - began,
         peak_memory_bytes=memory.peak,
         warnings=plan.all_warnings + _flushed_warnings(plan, costs),
@@ -102,6 +112,24 @@ def check_heads(plan: Plan) -> None:
                     )
 
 
+def check_evaluation(plan: Plan) -> Text | None:
+    """Read the text to evaluate on, and refuse what could not be evaluated after the work.
+
+    Raises:
+        QuantcliError: see read_text, Transformer, set_exam.
+    """
+    if plan.job.evaluate is None:
+        return None
+    text = read_text(plan.job.evaluate)
+    Transformer(_source(plan))
+    set_exam(_source(plan), text)
+    return text
+
+
+def _source(plan: Plan) -> CheckpointModel:
+    return CheckpointModel(plan.checkpoint, plan.origins, plan.files[0].metadata)
+
+
 def _writer(plan: Plan, file: PlannedFile) -> Writer:
     return Writer(
         file.path,
@@ -119,7 +147,7 @@ def _quantize(
     costs = [[Cost()] * len(plan.origins) for _ in plan.files]
     progress.start("Quantizing", sum(4 * t.weights for t in plan.files[0].tensors))
     ahead = plan.job.threads + PIECES_WAITING
-    model = CheckpointModel(plan.checkpoint, plan.origins, plan.files[0].metadata)
+    model = _source(plan)
     with ThreadPoolExecutor(plan.job.threads) as pool:
         work = partial(_encode, plan, model)
         for piece, encoded in in_order(pool, work, pieces(plan.origins), ahead):
@@ -170,18 +198,37 @@ def _commit(plan: Plan, writers: list[Writer], progress: Progress) -> list[list[
     return written
 
 
-def _output(plan: Plan, file: PlannedFile, written: list[WrittenFile], costs: list[Cost]) -> Output:
+def _evaluate(
+    plan: Plan, written: list[list[WrittenFile]], text: Text | None, progress: Progress
+) -> Sequence[Quality | None]:
+    """What the finished files predict, compared with the source."""
+    if text is None:
+        return [None] * len(written)
+    files = [str(parts[0].path) for parts in written]
+    return evaluate(files, _source(plan), text, threads=plan.job.threads, progress=progress)
+
+
+def _output(
+    plan: Plan,
+    file: PlannedFile,
+    written: list[WrittenFile],
+    costs: list[Cost],
+    quality: Quality | None,
+) -> Output:
+    size = sum(part.size_bytes for part in written)
     return Output(
         paths=[str(part.path) for part in written],
         sha256=[part.sha256 for part in written],
         file_type=file.file_type.name,
         method=plan.job.method,
-        size_bytes=sum(part.size_bytes for part in written),
+        size_bytes=size,
         bpw=file.bpw,
         tensors=[
             TensorReport(t.name, t.type.name, t.shape, t.nbytes, cost, t.fallback)
             for t, cost in zip(file.tensors, costs, strict=True)
         ],
+        ram_bytes=size + running(file.metadata).overhead if quality else None,
+        quality=quality,
     )
 
 

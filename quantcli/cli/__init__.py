@@ -13,7 +13,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from quantcli import __version__
-from quantcli.cli import convert, evaluate, inspect, list_, plan
+from quantcli.blas import prefer_wide_kernels
+from quantcli.cli import convert, evaluate, inspect, list_, options, plan
 from quantcli.errors import QuantcliError
 
 app = typer.Typer(
@@ -63,8 +64,9 @@ def _complain(message: str) -> None:
 def main() -> None:
     """Run the command line; every failure is one line on stderr and a documented exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    prefer_wide_kernels()
     try:
-        app()
+        app(options.complete(sys.argv[1:]))
     except QuantcliError as error:
         _complain(str(error))
         code = error.exit_code

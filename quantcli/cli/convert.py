@@ -42,6 +42,15 @@ def convert(
         str | None,
         typer.Option("--split-max-size", metavar="SIZE", help="Cut into shards, e.g. 4G."),
     ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            "--evaluate",
+            metavar="[TEXT]",
+            help="Measure the outputs against the source, on a text or, without one, ours.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -98,6 +107,7 @@ def convert(
         split_max_bytes=ram.parse_size(split_max_size, "--split-max-size")
         if split_max_size
         else None,
+        evaluate=evaluate,
         threads=threads,
         force=force,
     )

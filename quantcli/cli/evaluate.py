@@ -12,7 +12,7 @@ def evaluate(
     models: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL...",
+            metavar="MODEL",
             help="GGUF files, checkpoint folders or hub ids.",
             show_default=False,
         ),

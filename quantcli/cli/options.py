@@ -146,3 +146,13 @@ def tensor_flags(
         "token_embedding_type": token_embedding_type,
         "leave_output_tensor": leave_output_tensor,
     }
+
+
+def complete(arguments: list[str]) -> list[str]:
+    """Give `--evaluate` its text where it stands alone, which Typer cannot express."""
+    given = list(arguments)
+    for i, argument in enumerate(arguments):
+        following = arguments[i + 1 : i + 2]
+        if argument == "--evaluate" and (not following or following[0].startswith("-")):
+            given[i] = "--evaluate=builtin"
+    return given

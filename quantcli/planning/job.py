@@ -18,6 +18,7 @@ class Job:
 
     `output` is a file (one type only) or a folder; a folder gets GGUF-convention names.
     `split_max_bytes` cuts each output into shards of at most that many bytes of tensor data.
+    `evaluate` names a text (see calibration.text.read_text) to measure the outputs' quality on.
     """
 
     source: str
@@ -31,5 +32,6 @@ class Job:
     pre_tokenizer: str | None = None
     on_fallback: str = "warn"
     split_max_bytes: int | None = None
+    evaluate: str | None = None
     threads: int = field(default_factory=default_threads)
     force: bool = False

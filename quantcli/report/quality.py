@@ -1,5 +1,6 @@
 """Quality side by side, in the columns of model cards: terminal, Markdown, JSON."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,14 @@ def _measured(quality: Quality) -> tuple[str, ...]:
 
 
 def _with_error(value: float, error: float) -> str:
-    """Five significant digits: "40.726 ±0.9"."""
-    return f"{value:.5g} ±{error:.2g}"
+    """Five significant digits and two of the error: "40.726 ±0.93"."""
+    return f"{_digits(value, 5)} ±{_digits(error, 2)}"
+
+
+def _digits(value: float, count: int) -> str:
+    """At least that many significant digits, never an exponent."""
+    whole = math.floor(math.log10(value)) if value > 0 else 0
+    return f"{value:.{max(0, count - 1 - whole)}f}"
 
 
 def _nats(kld: float | None) -> str:
@@ -126,7 +133,9 @@ def measured(reference: str | None, cards: Sequence[Card]) -> list[str]:
         f"{ACTIVATIONS[quality.activations]}.",
     ]
     if reference is not None and quality.reference_perplexity is not None:
-        lines.insert(0, f"Reference {_plain(reference)}: PPL {quality.reference_perplexity:.5g}")
+        lines.insert(
+            0, f"Reference {_plain(reference)}: PPL {_digits(quality.reference_perplexity, 5)}."
+        )
     return lines
 
 

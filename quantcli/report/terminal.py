@@ -1,5 +1,7 @@
 """Reports for a person at a terminal, in 80 columns."""
 
+from dataclasses import replace
+
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
@@ -32,7 +34,7 @@ def show(report: Report, console: Console) -> None:
     console.print(Text(title, style="bold"))
     for output in report.outputs:
         console.print(_output(output))
-    cards = [card_of_output(output) for output in report.outputs]
+    cards = [replace(card_of_output(output), sha256=None) for output in report.outputs]
     if any(card.quality for card in cards):
         console.print()
         show_cards(report.source_id, cards, console)
