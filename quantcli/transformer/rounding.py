@@ -25,7 +25,8 @@ def _round_blocks(x: np.ndarray, size: int) -> np.ndarray:
     """Codes -127..127, half to even, times a scale: quantize_row_q8_K, quantize_row_q8_0."""
     blocks = x.reshape(-1, size)
     extreme = np.maximum(blocks.max(axis=1), -blocks.min(axis=1))[:, None]
-    inverse = LARGEST * reciprocal(extreme)
+    # Not 127 * (1 / extreme), whose second rounding moves some codes.
+    inverse = np.divide(LARGEST, extreme, out=np.zeros_like(extreme), where=extreme > 0)
     d = reciprocal(inverse) if size == SUPER_BLOCK else to_half(extreme / LARGEST)
     codes = blocks * inverse
     np.rint(codes, out=codes)
