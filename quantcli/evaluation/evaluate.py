@@ -33,16 +33,11 @@ class Exam:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A model under the name that messages give it."""
+    """A model ready to run, under the name that messages give it."""
 
     name: str
     model: Model
-
-    @property
-    def n_vocab(self) -> int:
-        """Number of logits."""
-        shapes = self.model.shapes
-        return shapes.get("output.weight", shapes["token_embd.weight"])[0]
+    run: Transformer
 
 
 def evaluate(
@@ -62,30 +57,32 @@ def evaluate(
     before each product as llama.cpp's CPU runtime does.
 
     Raises:
-        QuantcliError: see open_model, Transformer, set_exam, check_vocabulary; BadInputError for
+        QuantcliError: see open_model, Transformer, set_exam, check_comparable; BadInputError for
             a model whose logits are not finite.
     """
     progress = progress or Silent()
-    entries = [_open(source, progress) for source in models]
-    base = None if reference is None else _open(reference, progress)
-    if base is not None:
-        for entry in entries:
-            check_vocabulary(base, entry)
-    groups = [[entry] for entry in entries] if base is None else [[base, *entries]]
-    runs = [
-        [Transformer(e.model, threads=threads, activations=activations) for e in group]
-        for group in groups
-    ]
+
+    def ready(source: str | Model) -> Candidate:
+        opened = open_model(source, progress=progress) if isinstance(source, str) else source
+        name = repr(source) if isinstance(source, str) else "the source"
+        return Candidate(
+            name, opened, Transformer(opened, threads=threads, activations=activations)
+        )
+
+    candidates = [ready(source) for source in models]
+    groups = [[candidate] for candidate in candidates]
+    if reference is not None:
+        groups = [[ready(reference), *candidates]]
+        for candidate in candidates:
+            check_comparable(groups[0][0], candidate, context)
     exams = [set_exam(group[0].model, text, context, chunks, activations) for group in groups]
-    found: list[Quality] = []
-    for group, transformers, exam in zip(groups, runs, exams, strict=True):
-        hidden = [_scored_states(run, exam, progress) for run in transformers]
-        wanted, n_vocab = targets(exam.windows), group[0].n_vocab
-        read = read_predictions(transformers, hidden, wanted, n_vocab, threads, progress)
-        for entry, predictions in zip(group, read, strict=True):
-            if entry is not base:
-                found.append(_quality(entry, exam, predictions, read[0]))
-    return found
+    found = []
+    for group, exam in zip(groups, exams, strict=True):
+        hidden = [_scored_states(candidate, exam, progress) for candidate in group]
+        runs, wanted = [candidate.run for candidate in group], targets(exam.windows)
+        read = read_predictions(runs, hidden, wanted, runs[0].n_vocab, threads, progress)
+        found += [_quality(c, exam, p, read[0]) for c, p in zip(group, read, strict=True)]
+    return found if reference is None else found[1:]
 
 
 def set_exam(
@@ -106,46 +103,47 @@ def set_exam(
     return Exam(windows, hashlib.sha256(text.content.encode()).hexdigest(), activations)
 
 
-def check_vocabulary(base: Candidate, other: Candidate) -> None:
-    """Predictions can only be compared token by token.
+def check_comparable(base: Candidate, other: Candidate, context: int) -> None:
+    """Predictions are compared token by token, in the same windows.
 
     Raises:
-        BadInputError: naming the first difference.
+        BadInputError: naming the first token that differs.
+        UsageError: the context is longer than the other model's.
     """
     remedy = "compare with the model that it was made from"
-    if other.n_vocab != base.n_vocab:
-        raise BadInputError(
-            f"{other.name} predicts {other.n_vocab} tokens, the reference {base.name} "
-            f"{base.n_vocab}; {remedy}"
-        )
-    key = "tokenizer.ggml.tokens"
-    ours, theirs = (list(entry.model.metadata.get(key, ())) for entry in (other, base))
+    if context > other.run.n_ctx:
+        raise UsageError(f"--context {context} is more than {other.name}'s {other.run.n_ctx}")
+    ours, theirs = other.run.n_vocab, base.run.n_vocab
     if ours != theirs:
-        i = next((i for i, (a, b) in enumerate(zip(ours, theirs, strict=False)) if a != b), 0)
-        shown = [repr(tokens[i])[:40] if tokens else "missing" for tokens in (ours, theirs)]
         raise BadInputError(
-            f"{other.name}: token {i} is {shown[0]}, in the reference {base.name} {shown[1]}; "
-            + remedy
+            f"{other.name} predicts {ours} tokens, the reference {base.name} {theirs}; {remedy}"
         )
+    pairs = zip(_tokens(other.model), _tokens(base.model), strict=False)
+    for i, (one, another) in enumerate(pairs):
+        if one != another:
+            raise BadInputError(
+                f"{other.name}: token {i} is {one[:40]!r}, in the reference {base.name} "
+                f"{another[:40]!r}; {remedy}"
+            )
 
 
-def _open(source: str | Model, progress: Progress) -> Candidate:
-    if isinstance(source, str):
-        return Candidate(repr(source), open_model(source, progress=progress))
-    return Candidate("the source", source)
+def _tokens(model: Model) -> list[str]:
+    """The vocabulary; empty where the file has none, which matters for the reference only."""
+    found = model.metadata.get("tokenizer.ggml.tokens")
+    return found if isinstance(found, list) else []
 
 
-def _scored_states(run: Transformer, exam: Exam, progress: Progress) -> np.ndarray:
+def _scored_states(candidate: Candidate, exam: Exam, progress: Progress) -> np.ndarray:
     """Final hidden states of the scored positions, float32 [n, n_embd]."""
-    hidden = run.hidden(exam.windows, progress=progress)[:, scored(exam.context)]
+    hidden = candidate.run.hidden(exam.windows, progress=progress)[:, scored(exam.context)]
     states = hidden_states(hidden.shape)
     states[...] = hidden
     return states.reshape(-1, hidden.shape[-1])
 
 
-def _quality(entry: Candidate, exam: Exam, found: Predictions, first: Predictions) -> Quality:
+def _quality(candidate: Candidate, exam: Exam, found: Predictions, first: Predictions) -> Quality:
     if not np.isfinite(found.nll).all():
-        raise BadInputError(f"{entry.name}: its logits are not finite; the weights are broken")
+        raise BadInputError(f"{candidate.name}: its logits are not finite; the weights are broken")
     fields = alone(found.nll)
     if found is not first:
         fields |= against(found.nll, first.nll, found.kld, found.top == first.top)
