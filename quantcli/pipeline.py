@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 
 from quantcli.architectures import OutputTensor
-from quantcli.calibration.text import Text, read_text
+from quantcli.calibration import Text, calibrate, read_text
 from quantcli.errors import BadInputError, IntegrityError
 from quantcli.evaluation import Quality
 from quantcli.evaluation.evaluate import evaluate, set_exam
@@ -32,6 +32,7 @@ from quantcli.model import CheckpointModel, Model, matrix_shape
 from quantcli.parallel import in_order
 from quantcli.planning import Job, Plan, PlannedFile, make_plan
 from quantcli.planning.memory import PIECE_WEIGHTS, PIECES_WAITING, PeakMemory
+from quantcli.planning.plan import ON_THE_FLY
 from quantcli.planning.ram import running
 from quantcli.progress import Progress, Silent
 from quantcli.report import Output, Report, TensorReport
@@ -63,6 +64,8 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
         plan = make_plan(job, progress=progress)
     check_heads(plan)
     memory = PeakMemory()
+    plan = _calibrated(plan, progress)
+    memory.sample()
     with ExitStack() as open_files:
         writers = [open_files.enter_context(_writer(plan, file)) for file in plan.files]
         costs = _quantize(plan, writers, memory, progress)
@@ -128,6 +131,21 @@ def check_evaluation(plan: Plan) -> Text | None:
 
 def _source(plan: Plan) -> CheckpointModel:
     return CheckpointModel(plan.checkpoint, plan.origins, plan.files[0].metadata)
+
+
+def _calibrated(plan: Plan, progress: Progress) -> Plan:
+    """The plan with values in its importance matrix, if it is to be made now."""
+    if plan.calibration is None:
+        return plan
+    imatrix = calibrate(
+        _source(plan),
+        plan.calibration,
+        tokens=plan.job.calibration_tokens,
+        threads=plan.job.threads,
+        progress=progress,
+        name=ON_THE_FLY,
+    )
+    return replace(plan, imatrix=imatrix)
 
 
 def _writer(plan: Plan, file: PlannedFile) -> Writer:

@@ -28,7 +28,7 @@ def calibrate(
     tokens: at most so many are used, in windows of `context` (None: all of the text). name: of the
     file it becomes.
 
-    Raises: see calibration.text.cut_windows, Transformer, Statistics.
+    Raises: see cut_windows, Transformer, Statistics.
     """
     windows = cut_windows(text, model.metadata, context, tokens)
     statistics = Statistics(Wanted(squares=True), threads)
@@ -40,4 +40,26 @@ def calibrate(
         if found.squares is not None:
             sums = found.squares[None].astype(np.float32)
             entries |= {weight: Entry(sums, counts) for weight in found.weights}
+    return Imatrix(entries, [text.name], len(windows), context, name)
+
+
+def blank_imatrix(
+    model: Model,
+    text: Text,
+    *,
+    tokens: int | None = TOKENS,
+    context: int = CONTEXT,
+    name: str = "imatrix.gguf",
+) -> Imatrix:
+    """What `calibrate` will return, but for the values, which are zeros; reads no weights.
+
+    Raises: as `calibrate`, for whatever can be known before.
+    """
+    windows = cut_windows(text, model.metadata, context, tokens)
+    weights = [weight for site in Transformer(model).sites for weight in site.weights]
+    counts = np.array([windows.size], np.float32)
+    entries = {
+        weight: Entry(np.zeros((1, model.shapes[weight][-1]), np.float32), counts)
+        for weight in weights
+    }
     return Imatrix(entries, [text.name], len(windows), context, name)

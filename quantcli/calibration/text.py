@@ -1,5 +1,6 @@
 """Texts to calibrate and evaluate on: where they come from, and how they are cut into windows."""
 
+import hashlib
 import os
 import re
 from dataclasses import dataclass
@@ -29,6 +30,11 @@ class Text:
 
     name: str
     content: str
+
+    @property
+    def sha256(self) -> str:
+        """Of the content in UTF-8."""
+        return hashlib.sha256(self.content.encode()).hexdigest()
 
 
 def read_text(source: str) -> Text:

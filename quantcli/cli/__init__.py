@@ -14,7 +14,7 @@ import typer
 
 from quantcli import __version__
 from quantcli.blas import prefer_wide_kernels
-from quantcli.cli import convert, evaluate, inspect, list_, options, plan
+from quantcli.cli import calibrate, convert, evaluate, inspect, list_, options, plan
 from quantcli.errors import QuantcliError
 
 app = typer.Typer(
@@ -31,6 +31,7 @@ app = typer.Typer(
 app.command("convert")(convert.convert)
 app.command("plan")(plan.plan)
 app.command("evaluate")(evaluate.evaluate)
+app.command("calibrate")(calibrate.calibrate)
 app.command("inspect")(inspect.inspect)
 app.add_typer(list_.app, name="list")
 

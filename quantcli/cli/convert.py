@@ -27,7 +27,9 @@ def convert(
     output_tensor_type: options.OutputTensorType = None,
     token_embedding_type: options.TokenEmbeddingType = None,
     leave_output_tensor: options.LeaveOutputTensor = False,
-    imatrix: options.ImatrixFile = None,
+    imatrix: options.Imatrix = None,
+    calibration: options.Calibration = None,
+    calibration_tokens: options.CalibrationTokens = None,
     override_kv: Annotated[
         list[str] | None,
         typer.Option(
@@ -61,12 +63,7 @@ def convert(
         ),
     ] = None,
     threads: options.Threads = None,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", "-f", help="Replace existing outputs.", rich_help_panel=options.RUN
-        ),
-    ] = False,
+    force: options.Force = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -101,6 +98,8 @@ def convert(
         revision=revision,
         method=method,
         imatrix=imatrix,
+        calibration=calibration,
+        calibration_tokens=calibration_tokens,
         override_kv=tuple(override_kv or ()),
         pre_tokenizer=pre_tokenizer,
         on_fallback=on_fallback,

@@ -9,6 +9,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from quantcli.calibration.to_file import Calibrated
     from quantcli.planning import Plan
     from quantcli.planning.survey import Survey
     from quantcli.report import Report
@@ -54,6 +55,16 @@ def evaluation(reference: str | None, cards: "Sequence[Card]", as_json: bool, qu
         document(quality.evaluation_document(reference, cards))
     elif not quiet:
         quality.show_cards(reference, cards, console())
+
+
+def calibration(done: "Calibrated", as_json: bool, quiet: bool) -> None:
+    """The result of `quantcli calibrate`."""
+    from quantcli.report import calibration as form
+
+    if as_json:
+        document(form.calibration_document(done))
+    elif not quiet:
+        form.show_calibration(done, console())
 
 
 def plan(made: "Plan", as_json: bool) -> None:
