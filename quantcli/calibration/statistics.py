@@ -107,7 +107,8 @@ class _Sums:
 
     def _add_piece(self, x: np.ndarray) -> None:
         self._count += len(x)
-        squares = np.add.reduce(np.square(x), axis=0)
+        with np.errstate(all="ignore"):  # what is not finite is found below
+            squares = np.add.reduce(np.square(x), axis=0)
         if not np.isfinite(squares).all():
             raise BadInputError(
                 f"activations at {self._site.name!r} are not finite: the model's weights or its "

@@ -1,11 +1,11 @@
-"""Record what llama.cpp's own forward pass gives to llama-imatrix.
+r"""Record what llama.cpp's own forward pass gives to llama-imatrix.
 
-    python scripts/record/imatrix.py OUTPUT.json MODEL [--context 128] [--chunks 3] [--text FILE]
+    python scripts/record/imatrix.py tests/data/calibration/demo.json tests/models/demo \
+        --text tests/data/tokenizer/text.txt
 
-Needs llama-cpp-python. The model folder is converted to F32; each window of the text (the builtin
-one unless told otherwise) is run as tools/imatrix does, with an F32 cache and without flash
-attention; sums of squares are collected from the inputs of the matrix products. Weights that share
-their input are recorded once. tests/data/calibration/demo.json is OUTPUT for tests/models/demo.
+Needs llama-cpp-python. The model folder is converted to F32; each window of the text is run as
+tools/imatrix does, with an F32 cache and without flash attention; sums of squares are collected
+from the inputs of the matrix products. Weights that share their input are recorded once.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--context", type=int, default=128)
     parser.add_argument("--chunks", type=int, default=3)
-    parser.add_argument("--text", default="builtin")
+    parser.add_argument("--text", required=True)
     args = parser.parse_args()
     text = read_text(args.text)
     with tempfile.TemporaryDirectory() as scratch:
