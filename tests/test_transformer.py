@@ -11,7 +11,7 @@ from tiny_models import VARIANTS, build
 import quantcli
 from quantcli.architectures import find_wiring
 from quantcli.model import open_model
-from quantcli.transformer import Site, Transformer, hyperparameters, scratch, transformer
+from quantcli.transformer import Site, Transformer, block, hyperparameters, scratch, transformer
 
 RECORD = Path(__file__).parent / "data" / "transformer" / "logits.npz"
 KEPT = [0, 1, 40, 63, 64, 65, 79]  # as in the record's own description, logits.json
@@ -137,6 +137,15 @@ def test_tokens_see_neither_the_future_nor_other_windows(demo: Path) -> None:
     np.testing.assert_array_equal(after[1], before[1])
     np.testing.assert_allclose(after[0, :40], before[0, :40], atol=1e-5)
     assert np.abs(after[0, 40:] - before[0, 40:]).max(axis=1).min() > 1e-3
+
+
+def test_long_windows_run_in_pieces(demo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, tokens, seen = Transformer(open_model(str(demo))), windows(1, 70), []
+    whole = model.hidden(tokens)
+    monkeypatch.setattr(block, "TILE_TOKENS", 32)
+    pieces = model.hidden(tokens, tap=lambda site, x: seen.append((site.name, len(x))))
+    np.testing.assert_allclose(pieces, whole, atol=2e-5)
+    assert [n for name, n in seen if name == "blk.2.ffn"] == [32, 32, 6]
 
 
 def test_taps_see_the_input_of_every_linear_once(

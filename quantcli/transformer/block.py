@@ -20,6 +20,9 @@ class Site:
     weights: tuple[str, ...]
 
 
+# Fixed, so that results do not depend on the number of threads.
+TILE_TOKENS = 1024
+
 Tap = Callable[[Site, np.ndarray], None]
 Rounding = Callable[[np.ndarray, str], np.ndarray]
 
@@ -57,14 +60,16 @@ class Block:
     def run(self, x: np.ndarray, tap: Tap) -> None:
         """Advance hidden states x float32 [windows, n_ctx, n_embd] in place.
 
-        `tap` is called with each site and its input [windows * n_ctx, n_in], before any rounding.
+        `tap` is called with each site and its input [tokens, n_in], before any rounding.
         Raises BadInputError naming the site whose input is not finite.
         """
         after_attention, after_mlp = self._wiring.post_norms
         flat = x.reshape(-1, x.shape[-1])
         mixed = self._attention(self._norm(flat, "attn_norm"), x.shape[:2], tap)
         flat += self._norm(mixed, after_attention)
-        flat += self._norm(self._mlp(self._norm(flat, "ffn_norm"), tap), after_mlp)
+        for start in range(0, len(flat), TILE_TOKENS):  # a long window's mlp is wide
+            rows = flat[start : start + TILE_TOKENS]
+            rows += self._norm(self._mlp(self._norm(rows, "ffn_norm"), tap), after_mlp)
 
     def _attention(self, x: np.ndarray, windows: tuple[int, ...], tap: Tap) -> np.ndarray:
         q, k, v = (

@@ -13,7 +13,15 @@ from quantcli.model import Model
 from quantcli.parallel import in_order
 from quantcli.progress import Progress, Silent
 from quantcli.transformer.activations import rms_norm
-from quantcli.transformer.block import Block, Rounding, Site, Tap, check_finite, sites_of
+from quantcli.transformer.block import (
+    TILE_TOKENS,
+    Block,
+    Rounding,
+    Site,
+    Tap,
+    check_finite,
+    sites_of,
+)
 from quantcli.transformer.hyperparameters import read_hyperparameters
 from quantcli.transformer.layout import (
     EMBEDDING,
@@ -25,8 +33,7 @@ from quantcli.transformer.layout import (
 from quantcli.transformer.rounding import round_like_llama_cpp
 from quantcli.transformer.scratch import hidden_states
 
-# Sizes of the pieces of work: fixed, so that results do not depend on the number of threads.
-TILE_TOKENS = 1024
+# The size of a piece of work is fixed, so that results do not depend on the number of threads.
 PIECE_WEIGHTS = 1 << 22
 
 KEPT_HEAD = 256 << 20  # bytes
@@ -82,13 +89,7 @@ class Transformer:
         with self._pool() as pool:
             self._embed(tokens, x)
             for number in range(self._sizes.n_block):
-                block = self._load(number, tokens.shape[1], pool)
-                work = partial(_run, block, x, tap is not None)
-                for tile, captured in in_order(pool, work, tiles, self._threads + 1):
-                    for site, values in captured:
-                        if tap is not None:
-                            tap(site, values)
-                    progress.advance(x[tile].nbytes)
+                self._advance(number, x, tiles, pool, tap, progress)
             norm = partial(_final_norm, x, self._model.rows(OUTPUT_NORM), self._sizes.eps)
             for _ in in_order(pool, norm, tiles, self._threads + 1):
                 pass
@@ -113,6 +114,23 @@ class Transformer:
             for _ in in_order(pool, work, self._vocabulary(), self._threads + 1):
                 pass
         return logits
+
+    def _advance(
+        self,
+        number: int,
+        x: np.ndarray,
+        tiles: list[slice],
+        pool: ThreadPoolExecutor,
+        tap: Tap | None,
+        progress: Progress,
+    ) -> None:
+        """One block over all windows; its weights are freed before the next one's are loaded."""
+        work = partial(_run, self._load(number, x.shape[1], pool), x, tap is not None)
+        for tile, captured in in_order(pool, work, tiles, self._threads + 1):
+            if tap is not None:
+                for site, values in captured:
+                    tap(site, values)
+            progress.advance(x[tile].nbytes)
 
     def _check(self, tokens: np.ndarray) -> None:
         if tokens.ndim != 2 or not tokens.size:

@@ -37,7 +37,7 @@ def main() -> None:
             folder = build(Path(scratch) / f"{family}-{variant}", family, variant)
             arrays |= record(folder)
         print(family, variant)
-    np.savez_compressed(target / "logits.npz", **arrays)
+    np.savez_compressed(target / "logits.npz", **arrays)  # type: ignore[arg-type, unused-ignore]
     about = {
         "made_by": "scripts/record/logits.py",
         "kept_tokens": KEPT,
