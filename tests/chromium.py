@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ FLAGS = [
     *("--disable-background-networking", "--disable-component-update", "--disable-sync"),
     *("--disable-dev-shm-usage", "--hide-scrollbars", "--remote-debugging-pipe"),
 ]
+PATIENCE = 300  # seconds for all pages of a browser
 FAILED = {"Network.loadingFailed", "Runtime.exceptionThrown", "Log.entryAdded"}
 
 
@@ -92,10 +94,13 @@ def browser(profile: Path) -> Iterator[Page]:
     )
     os.close(commands[0])
     os.close(to_here[1])
+    patience = threading.Timer(PATIENCE, child.kill)  # then reading its answers ends
+    patience.start()
     with os.fdopen(commands[1], "wb", buffering=0) as send, os.fdopen(to_here[0], "rb") as answers:
         try:
             yield Page(send.write, lambda: _message(answers))
         finally:
+            patience.cancel()
             child.terminate()
             child.wait(timeout=30)
 

@@ -33,7 +33,7 @@ def report_page(report: Report) -> str:
     """The page of a conversion: summary, trade-off, and per output error, types and tensors."""
     outputs = [_printable(output) for output in report.outputs]
     scale = HeatScale.over(outputs)
-    used = {tensor.type for output in outputs for tensor in output.tensors if len(tensor.shape) > 1}
+    drawn = [t for output in outputs for t in output.tensors if len(t.shape) > 1]
     facts = [
         ("Architecture", plain(report.architecture)),
         ("Parameters", count(report.parameters)),
@@ -46,7 +46,8 @@ def report_page(report: Report) -> str:
         losses=[output.cost.relative_error for output in outputs],
         warnings=report.warnings,
         scale=scale,
-        types=sorted(used, key=lambda name: (bits(name), name)),
+        types=sorted({t.type for t in drawn}, key=lambda name: (bits(name), name)),
+        lossless=any(scale.level(t.cost.relative_error) is None for t in drawn),
         outputs=[_section(str(i), output, scale) for i, output in enumerate(outputs, 1)],
         rows=max(20, MOST_ROWS // max(1, len(outputs))),
     )
