@@ -106,7 +106,7 @@ METADATA: list[tuple[str, Any, type[Exception]]] = [
     ("attention.value_length", np.uint32(32), UnsupportedError),
     ("rope.dimension_count", np.uint32(32), UnsupportedError),
     ("rope.freq_base", np.float32(np.nan), BadInputError),
-    ("rope.scaling.type", "longrope\x1b", BadInputError),
+    ("rope.scaling.type", "longrope\x1b", UnsupportedError),
     ("attention.layer_norm_rms_epsilon", np.float32(-1), BadInputError),
     ("attention.layer_norm_rms_epsilon", None, BadInputError),
     ("embedding_length", np.uint32(128), BadInputError),

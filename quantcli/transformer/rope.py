@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from quantcli.errors import BadInputError
+from quantcli.errors import UnsupportedError
 
 
 class Keys(Protocol):
@@ -37,10 +37,13 @@ class Rope:
 
     @classmethod
     def read(cls, keys: Keys, head_dim: int) -> "Rope":
-        """From "<arch>.rope.*". Raises BadInputError, also for a scaling of unknown name."""
+        """From "<arch>.rope.*". Raises BadInputError, UnsupportedError (another scaling)."""
         kind = keys.get("rope.scaling.type") or "none"
         if kind not in ("none", "linear", "yarn"):
-            raise BadInputError(f"metadata: {keys.name('rope.scaling.type')} = {kind!r:.80}")
+            raise UnsupportedError(
+                f"metadata: {keys.name('rope.scaling.type')} = {kind!r:.80}: the forward pass"
+                " computes linear and yarn, converting works"
+            )
         base = keys.number("rope.freq_base", 10000.0)
         if kind == "none":
             return cls(head_dim, base)
