@@ -21,7 +21,7 @@ from quantcli.gguf_file import Shard, Slot, data_bytes, encode_header, plan_shar
 from quantcli.methods import check_method
 from quantcli.model import CheckpointModel
 from quantcli.planning.job import Job
-from quantcli.planning.memory import PIECE_WEIGHTS, peak_memory
+from quantcli.planning.memory import PIECE_WEIGHTS, calibration_memory, peak_memory
 from quantcli.planning.metadata import common_metadata, count_parameters, imatrix_metadata
 from quantcli.planning.names import check_distinct, output_path
 from quantcli.planning.overrides import apply_overrides
@@ -147,7 +147,12 @@ class Plan:
             share = min(1.0, PIECE_WEIGHTS / versions[0].weights)
             packed = max(packed, share * sum(sizes.values()))
         vocabulary = len(self.files[0].metadata["tokenizer.ggml.tokens"])
-        return peak_memory(self.job.threads, math.ceil(packed), vocabulary)
+        needed = peak_memory(self.job.threads, math.ceil(packed), vocabulary)
+        if self.calibration is None or self.imatrix is None:
+            return needed
+        shapes = {origin.name: origin.shape for origin in self.origins}
+        tokens = self.imatrix.chunks * self.imatrix.chunk_size
+        return max(needed, calibration_memory(shapes, tokens, self.job.threads, vocabulary))
 
     @property
     def origins(self) -> list[OutputTensor]:
