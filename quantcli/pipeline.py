@@ -4,21 +4,20 @@ Read `convert` first. Weights flow in pieces of whole rows, cut the same way wha
 of threads, so that outputs are byte-identical; memory is bounded by the pieces in flight.
 """
 
-import math
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import TypeVar
 
 import numpy as np
 
 from quantcli.architectures import OutputTensor
-from quantcli.checkpoint import Checkpoint
+from quantcli.calibration import Text, calibrate, read_text
 from quantcli.errors import BadInputError, IntegrityError
+from quantcli.evaluation import Quality
+from quantcli.evaluation.evaluate import evaluate, set_exam
 from quantcli.gguf_file import (
     TensorEntry,
     Writer,
@@ -29,14 +28,16 @@ from quantcli.gguf_file import (
 )
 from quantcli.methods import rtn
 from quantcli.methods.encoded import Cost, Encoded
+from quantcli.model import CheckpointModel, Model, matrix_shape
+from quantcli.parallel import in_order
 from quantcli.planning import Job, Plan, PlannedFile, make_plan
 from quantcli.planning.memory import PIECE_WEIGHTS, PIECES_WAITING, PeakMemory
+from quantcli.planning.plan import ON_THE_FLY
+from quantcli.planning.ram import running
 from quantcli.progress import Progress, Silent
 from quantcli.report import Output, Report, TensorReport
 from quantcli.tensor_types import by_id
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
+from quantcli.transformer import Transformer
 
 
 @dataclass(frozen=True)
@@ -51,26 +52,33 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
     """Convert a checkpoint to one GGUF file per type and report what it cost.
 
     Raises:
-        QuantcliError: one of its subclasses; no output is left behind.
+        QuantcliError: one of its subclasses; no output is left behind, unless it is the finished
+            outputs that cannot be evaluated.
     """
     began = time.monotonic()
     progress = progress or Silent()
     plan = make_plan(job, weights=False, progress=progress)
     check_outputs(plan)
+    text = check_evaluation(plan)
     if not plan.checkpoint.has_weights:
         plan = make_plan(job, progress=progress)
     check_heads(plan)
     memory = PeakMemory()
+    plan = _calibrated(plan, progress)
+    memory.sample()
     with ExitStack() as open_files:
         writers = [open_files.enter_context(_writer(plan, file)) for file in plan.files]
         costs = _quantize(plan, writers, memory, progress)
         written = _commit(plan, writers, progress)
+    qualities = _evaluate(plan, written, text, progress)
+    memory.sample()
+    facts = zip(plan.files, written, costs, qualities, strict=True)
     return Report(
         source_id=plan.checkpoint.id,
         revision=plan.checkpoint.revision,
         architecture=plan.architecture.name,
         parameters=plan.parameters,
-        outputs=[_output(plan, *facts) for facts in zip(plan.files, written, costs, strict=True)],
+        outputs=[_output(plan, *each) for each in facts],
         seconds=time.monotonic() - began,
         peak_memory_bytes=memory.peak,
         warnings=plan.all_warnings + _flushed_warnings(plan, costs),
@@ -107,6 +115,39 @@ def check_heads(plan: Plan) -> None:
                     )
 
 
+def check_evaluation(plan: Plan) -> Text | None:
+    """Read the text to evaluate on, and refuse what could not be evaluated after the work.
+
+    Raises:
+        QuantcliError: see read_text, Transformer, set_exam.
+    """
+    if plan.job.evaluate is None:
+        return None
+    text = read_text(plan.job.evaluate)
+    Transformer(_source(plan))
+    set_exam(_source(plan), text)
+    return text
+
+
+def _source(plan: Plan) -> CheckpointModel:
+    return CheckpointModel(plan.checkpoint, plan.origins, plan.files[0].metadata)
+
+
+def _calibrated(plan: Plan, progress: Progress) -> Plan:
+    """The plan with values in its importance matrix, if it is to be made now."""
+    if plan.calibration is None:
+        return plan
+    imatrix = calibrate(
+        _source(plan),
+        plan.calibration,
+        tokens=plan.job.calibration_tokens,
+        threads=plan.job.threads,
+        progress=progress,
+        name=ON_THE_FLY,
+    )
+    return replace(plan, imatrix=imatrix)
+
+
 def _writer(plan: Plan, file: PlannedFile) -> Writer:
     return Writer(
         file.path,
@@ -124,8 +165,9 @@ def _quantize(
     costs = [[Cost()] * len(plan.origins) for _ in plan.files]
     progress.start("Quantizing", sum(4 * t.weights for t in plan.files[0].tensors))
     ahead = plan.job.threads + PIECES_WAITING
+    model = _source(plan)
     with ThreadPoolExecutor(plan.job.threads) as pool:
-        work = partial(_encode, plan)
+        work = partial(_encode, plan, model)
         for piece, encoded in in_order(pool, work, pieces(plan.origins), ahead):
             for file, writer, cost in zip(plan.files, writers, costs, strict=True):
                 tensor = file.tensors[piece.index]
@@ -141,56 +183,23 @@ def _quantize(
 def pieces(origins: Iterable[OutputTensor]) -> Iterator[Piece]:
     """Cut each tensor into runs of whole rows of about PIECE_WEIGHTS weights, in file order."""
     for index, origin in enumerate(origins):
-        n_rows, n_columns = matrix_shape(origin)
+        n_rows, n_columns = matrix_shape(origin.shape)
         step = max(1, PIECE_WEIGHTS // n_columns)
         for start in range(0, n_rows, step):
             yield Piece(index, slice(start, min(start + step, n_rows)))
 
 
-def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[tuple[Item, Result]]:
-    """work(item) on the pool, at most `ahead` at a time, yielded in the order of items."""
-    pending: deque[tuple[Item, Future[Result]]] = deque()
-    for item in items:
-        pending.append((item, pool.submit(work, item)))
-        if len(pending) >= ahead:
-            first, future = pending.popleft()
-            yield first, future.result()
-    for first, future in pending:
-        yield first, future.result()
-
-
-def _encode(plan: Plan, piece: Piece) -> dict[str, Encoded]:
+def _encode(plan: Plan, model: Model, piece: Piece) -> dict[str, Encoded]:
     """One piece in each tensor type that some output wants it in."""
     origin = plan.origins[piece.index]
     types = {tensor.type.name: tensor.type for tensor in plan.versions(piece.index)}
-    w = load(plan.checkpoint, origin, piece.rows)
+    w = model.rows(origin.name, piece.rows).reshape(-1, origin.shape[-1])
     importance = plan.importance(origin, types.values())
     try:
         return rtn.quantize(w, importance, types.values(), first_row=piece.rows.start)
     except BadInputError as error:
         name = origin.source or origin.name
         raise BadInputError(f"{plan.checkpoint.id}: tensor {name!r}: {error}") from None
-
-
-def load(checkpoint: Checkpoint, origin: OutputTensor, rows: slice) -> np.ndarray:
-    """Rows of an output tensor as float32 [rows, n], permuted and shifted as its family wants."""
-    if origin.data is not None:
-        return origin.data.reshape(matrix_shape(origin))[rows]
-    if origin.source is None:
-        raise RuntimeError(f"{origin.name!r} has neither source nor data")
-    if len(origin.shape) == 1:
-        w = checkpoint.float32(origin.source, origin.rows).reshape(1, -1)
-    else:
-        w = checkpoint.float32(origin.source, rows if origin.rows is None else origin.rows[rows])
-    return w + np.float32(origin.add) if origin.add else w
-
-
-def matrix_shape(origin: OutputTensor) -> tuple[int, int]:
-    """(rows, columns); a vector is one row."""
-    *rows, columns = origin.shape
-    return math.prod(rows), columns
 
 
 def _commit(plan: Plan, writers: list[Writer], progress: Progress) -> list[list[WrittenFile]]:
@@ -207,18 +216,37 @@ def _commit(plan: Plan, writers: list[Writer], progress: Progress) -> list[list[
     return written
 
 
-def _output(plan: Plan, file: PlannedFile, written: list[WrittenFile], costs: list[Cost]) -> Output:
+def _evaluate(
+    plan: Plan, written: list[list[WrittenFile]], text: Text | None, progress: Progress
+) -> Sequence[Quality | None]:
+    """What the finished files predict, compared with the source."""
+    if text is None:
+        return [None] * len(written)
+    files = [str(parts[0].path) for parts in written]
+    return evaluate(files, _source(plan), text, threads=plan.job.threads, progress=progress)
+
+
+def _output(
+    plan: Plan,
+    file: PlannedFile,
+    written: list[WrittenFile],
+    costs: list[Cost],
+    quality: Quality | None,
+) -> Output:
+    size = sum(part.size_bytes for part in written)
     return Output(
         paths=[str(part.path) for part in written],
         sha256=[part.sha256 for part in written],
         file_type=file.file_type.name,
         method=plan.job.method,
-        size_bytes=sum(part.size_bytes for part in written),
+        size_bytes=size,
         bpw=file.bpw,
         tensors=[
             TensorReport(t.name, t.type.name, t.shape, t.nbytes, cost, t.fallback)
             for t, cost in zip(file.tensors, costs, strict=True)
         ],
+        ram_bytes=size + running(file.metadata).overhead if quality else None,
+        quality=quality,
     )
 
 

@@ -169,7 +169,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(fault.status, dict(fault.headers), b"")
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             return self._list(match[1], match[2] or "main")
-        if match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        # A dataset is a repository whose id begins with "datasets/".
+        if match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._file(match[1], match[2], match[3], fault)
         return self._send(404, {}, b"")
 
@@ -185,6 +186,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _file(self, repo_id: str, revision: str, name: str, fault: Fault | None) -> None:
         found = self.hub.find(repo_id, revision)
         entry = found.files.get(name) if found else None
+        if repo_id.startswith("datasets/") and repo_id not in self.hub.repos:
+            return self._send(404, {"X-Error-Code": "RepoNotFound"}, b"")
         if found is None or entry is None:
             return self._send(404, {"X-Error-Code": "EntryNotFound"}, b"")
         headers = {"X-Repo-Commit": found.commit, "ETag": f'"{entry.digest}"'}

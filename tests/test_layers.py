@@ -6,12 +6,14 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "quantcli"
 
 LINES = [
-    {"errors", "progress"},
+    {"blas", "errors", "parallel", "progress"},
     {"kernels"},
     {"tensor_types", "checkpoint", "architectures", "gguf_file"},
     {"tokenizer", "recipes"},
+    {"model"},
+    {"transformer"},
     {"calibration"},
-    {"methods"},
+    {"evaluation", "methods"},
     {"planning", "inspection"},
     {"report"},
     {"pipeline"},

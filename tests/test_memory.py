@@ -1,12 +1,15 @@
-"""Private memory stays below 600 MB and does not grow with the model."""
+"""Private memory: below 600 MB whatever the model's size, and what planning says of more."""
 
 import resource
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from big_models import build_big
+
+from quantcli.planning import Job, make_plan
 
 LIMIT = 600 << 20
 
@@ -19,6 +22,24 @@ def test_peak_memory_is_bounded(tmp_path: Path, gigabytes: int) -> None:
     subprocess.run(
         [sys.executable, "-m", "quantcli", "convert", source, "-t", "Q4_K_M", "-o", tmp_path],
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (LIMIT, LIMIT)),
+        check=True,
+        timeout=1200,
+    )
+
+
+@pytest.mark.slow
+def test_calibration_needs_no_more_than_planned(tmp_path: Path) -> None:
+    """The slack is for what threads reserve without using it: stacks, arenas, BLAS's buffers."""
+    source = build_big(tmp_path / "big", 0.5)
+    job = Job(str(source), ("Q4_0",), tmp_path, calibrate="builtin", calibration_tokens=2048)
+    planned = make_plan(replace(job, threads=1)).peak_memory_bytes
+    assert planned < LIMIT
+    limit = planned + (128 << 20)
+    arguments = ["convert", source, "-t", "Q4_0", "-o", tmp_path, "--threads", "1"]
+    auto = ["--imatrix", "auto", "--calibration-tokens", "2048"]
+    subprocess.run(
+        [sys.executable, "-m", "quantcli", *arguments, *auto],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_DATA, (limit, limit)),
         check=True,
         timeout=1200,
     )

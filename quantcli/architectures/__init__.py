@@ -13,9 +13,10 @@ from quantcli.architectures.gemma import GEMMA2, GEMMA3
 from quantcli.architectures.llama import LLAMA, MISTRAL
 from quantcli.architectures.qwen import QWEN2, QWEN3
 from quantcli.architectures.tensors import OutputTensor
+from quantcli.architectures.wiring import Wiring
 from quantcli.errors import UnsupportedError
 
-__all__ = ["Architecture", "OutputTensor", "find", "supported"]
+__all__ = ["Architecture", "OutputTensor", "Wiring", "find", "find_wiring", "supported"]
 
 FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3)
 
@@ -37,6 +38,19 @@ def find(config: Mapping[str, Any]) -> Architecture:
         f"config.json: architecture {show(name)} is not supported ({hint};"
         " `quantcli list architectures` names all)"
     )
+
+
+def find_wiring(gguf: object) -> Wiring:
+    """How a model of that general.architecture is computed. Raises UnsupportedError."""
+    wirings = {family.gguf: family.wiring for family in FAMILIES if family.wiring is not None}
+    found = wirings.get(gguf) if isinstance(gguf, str) else None
+    if found is None:
+        raise UnsupportedError(
+            f"architecture {show(gguf)} has no forward pass here (there is one for"
+            f" {', '.join(wirings)}): it cannot be calibrated or evaluated, converting it without"
+            " works where `quantcli list architectures` names it"
+        )
+    return found
 
 
 def supported() -> list[Architecture]:

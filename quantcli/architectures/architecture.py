@@ -12,6 +12,7 @@ import numpy as np
 from quantcli.architectures.config import Config, bad, show
 from quantcli.architectures.rope import RopeStyle, frequency_factors
 from quantcli.architectures.tensors import OutputTensor, Shape, SourceTensors, Tensor
+from quantcli.architectures.wiring import Wiring
 from quantcli.errors import BadInputError, UnsupportedError
 
 Metadata = dict[str, Any]
@@ -56,7 +57,7 @@ class Architecture:
     class; accepts: the only values of a config key that llama.cpp computes (absent is fine);
     checks: what a table cannot say; block: the tensors of each block; head: None if the runtime
     reads the embedding instead, whatever the file holds; ignores: parts of source names that
-    stay out; tokenizer: constant tokenizer.* keys.
+    stay out; tokenizer: constant tokenizer.* keys; wiring: of the forward pass, where there is one.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Architecture:
     checks: tuple[Callable[[Config], None], ...] = ()
     ignores: tuple[str, ...] = ()
     tokenizer: Metadata = field(default_factory=dict)
+    wiring: Wiring | None = None
 
     def metadata(self, config: Mapping[str, Any]) -> Metadata:
         """general.architecture and the "<arch>.*" keys that llama.cpp's converter writes.

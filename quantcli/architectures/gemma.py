@@ -9,6 +9,7 @@ from quantcli.architectures.architecture import FINAL_NORM, Architecture, Parame
 from quantcli.architectures.config import Config, show
 from quantcli.architectures.layers import HEAD_DIM, SIZES, attention, gated_mlp, norm, qk_norm
 from quantcli.architectures.rope import RopeStyle
+from quantcli.architectures.wiring import Wiring
 from quantcli.errors import UnsupportedError
 
 
@@ -53,6 +54,8 @@ _NORMS = (
     norm("post_ffw_norm", "post_feedforward_layernorm", add=1.0),
 )
 
+_POST_NORMS = ("post_attention_norm", "post_ffw_norm")
+
 GEMMA2 = Architecture(
     name="Gemma 2",
     classes=("Gemma2ForCausalLM",),
@@ -94,6 +97,17 @@ GEMMA2 = Architecture(
     },
     checks=(_attention_scale(largest=46), _global_every(2)),
     tokenizer={"tokenizer.ggml.add_space_prefix": False},
+    wiring=Wiring(
+        rope="neox",
+        activation="gelu",
+        post_norms=_POST_NORMS,
+        scaled_embedding=True,
+        wide_blocks=46,
+        global_every=2,
+        window=4096,
+        attention_cap=50.0,
+        logit_cap=30.0,
+    ),
 )
 
 # query_pre_attn_scalar and layer_types have no key in GGUF: see the checks.
@@ -138,4 +152,15 @@ GEMMA3 = Architecture(
     },
     checks=(_attention_scale(largest=62), _global_every(6)),
     tokenizer={"tokenizer.ggml.add_space_prefix": False},
+    wiring=Wiring(
+        rope="neox",
+        activation="gelu",
+        post_norms=_POST_NORMS,
+        qk_norm=True,
+        scaled_embedding=True,
+        wide_blocks=62,
+        global_every=6,
+        local_rope=True,
+        logit_cap=0.0,
+    ),
 )

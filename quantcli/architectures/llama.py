@@ -5,6 +5,7 @@ from dataclasses import replace
 from quantcli.architectures.architecture import Architecture, Parameter
 from quantcli.architectures.layers import HEAD_DIM, SIZES, attention, gated_mlp, norm
 from quantcli.architectures.rope import RopeStyle
+from quantcli.architectures.wiring import Wiring
 
 LLAMA = Architecture(
     name="Llama",
@@ -25,6 +26,7 @@ LLAMA = Architecture(
     defaults={"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 10000.0},
     rope=RopeStyle(scalings=("linear", "yarn", "llama3")),
     accepts={"hidden_act": ("silu", "swish"), "is_causal": (True,)},
+    wiring=Wiring(rope="norm"),
 )
 
 # sliding_window is not written: llama.cpp's llama architecture attends to the whole context.

@@ -11,6 +11,7 @@ from quantcli.architectures.layers import (
     norm,
     qk_norm,
 )
+from quantcli.architectures.wiring import Wiring
 
 QWEN2 = Architecture(
     name="Qwen2",
@@ -30,6 +31,7 @@ QWEN2 = Architecture(
         "rope_theta": 10000.0,
     },
     accepts={"hidden_act": ("silu", "swish"), "is_causal": (True,)},
+    wiring=Wiring(rope="neox"),
 )
 
 QWEN3 = replace(
@@ -46,4 +48,5 @@ QWEN3 = replace(
         *gated_mlp(),
     ),
     defaults={**QWEN2.defaults, "head_dim": 128},
+    wiring=Wiring(rope="neox", qk_norm=True),
 )

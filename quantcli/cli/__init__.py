@@ -13,7 +13,8 @@ from typing import Annotated, NoReturn
 import typer
 
 from quantcli import __version__
-from quantcli.cli import convert, inspect, list_, plan
+from quantcli.blas import prefer_wide_kernels
+from quantcli.cli import calibrate, convert, evaluate, inspect, list_, options, plan
 from quantcli.errors import QuantcliError
 
 app = typer.Typer(
@@ -29,6 +30,8 @@ app = typer.Typer(
 )
 app.command("convert")(convert.convert)
 app.command("plan")(plan.plan)
+app.command("evaluate")(evaluate.evaluate)
+app.command("calibrate")(calibrate.calibrate)
 app.command("inspect")(inspect.inspect)
 app.add_typer(list_.app, name="list")
 
@@ -62,8 +65,9 @@ def _complain(message: str) -> None:
 def main() -> None:
     """Run the command line; every failure is one line on stderr and a documented exit code."""
     signal.signal(signal.SIGTERM, _terminate)
+    prefer_wide_kernels()
     try:
-        app()
+        app(options.complete(sys.argv[1:]))
     except QuantcliError as error:
         _complain(str(error))
         code = error.exit_code

@@ -27,7 +27,9 @@ def convert(
     output_tensor_type: options.OutputTensorType = None,
     token_embedding_type: options.TokenEmbeddingType = None,
     leave_output_tensor: options.LeaveOutputTensor = False,
-    imatrix: options.ImatrixFile = None,
+    imatrix: options.Imatrix = None,
+    calibration: options.Calibration = None,
+    calibration_tokens: options.CalibrationTokens = None,
     override_kv: Annotated[
         list[str] | None,
         typer.Option(
@@ -42,6 +44,15 @@ def convert(
         str | None,
         typer.Option("--split-max-size", metavar="SIZE", help="Cut into shards, e.g. 4G."),
     ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            "--evaluate",
+            metavar="[TEXT]",
+            help="Measure the outputs against the source, on a text or, without one, ours.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -52,12 +63,7 @@ def convert(
         ),
     ] = None,
     threads: options.Threads = None,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", "-f", help="Replace existing outputs.", rich_help_panel=options.RUN
-        ),
-    ] = False,
+    force: options.Force = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -92,12 +98,15 @@ def convert(
         revision=revision,
         method=method,
         imatrix=imatrix,
+        calibration=calibration,
+        calibration_tokens=calibration_tokens,
         override_kv=tuple(override_kv or ()),
         pre_tokenizer=pre_tokenizer,
         on_fallback=on_fallback,
         split_max_bytes=ram.parse_size(split_max_size, "--split-max-size")
         if split_max_size
         else None,
+        evaluate=evaluate,
         threads=threads,
         force=force,
     )

@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+from quantcli.calibration.text import BUILTIN
+from quantcli.errors import UsageError
 from quantcli.planning import Job, default_threads
 from quantcli.recipes import Recipe, read_recipe, recipe_from_flags
 
 DEFAULT_TYPE = "Q4_K_M"
+AUTO = Path("auto")
 
 
 def make_job(
@@ -15,6 +18,9 @@ def make_job(
     recipe_file: Path | None,
     flags: dict[str, Any],
     *,
+    imatrix: Path | None,
+    calibration: str | None,
+    calibration_tokens: int | None,
     threads: int | None,
     on_fallback: str,
     **rest: Any,
@@ -33,5 +39,18 @@ def make_job(
         recipe=recipe.merged_with(recipe_from_flags(**flags)),
         on_fallback=on_fallback,
         threads=threads or default_threads(),
+        **_importance(imatrix, calibration, calibration_tokens),
         **rest,
     )
+
+
+def _importance(
+    imatrix: Path | None, calibration: str | None, tokens: int | None
+) -> dict[str, Any]:
+    """The job's fields for an importance matrix: from a file, or made on the fly."""
+    if imatrix == AUTO:
+        limit = {"calibration_tokens": tokens} if tokens else {}
+        return {"calibrate": calibration or BUILTIN, **limit}
+    if calibration or tokens:
+        raise UsageError("--calibration and --calibration-tokens are for --imatrix auto")
+    return {"imatrix": imatrix}

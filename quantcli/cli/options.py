@@ -82,12 +82,34 @@ RecipeFile = Annotated[
         rich_help_panel=TYPES,
     ),
 ]
-ImatrixFile = Annotated[
+Imatrix = Annotated[
     Path | None,
     typer.Option(
         "--imatrix",
-        metavar="FILE",
-        help="Importance matrix, GGUF or legacy .dat, to weight the scale search.",
+        metavar="FILE|auto",
+        help="Importance matrix, GGUF or legacy .dat, to weight the scale search; auto: made from "
+        "the --calibration text before quantizing.",
+        rich_help_panel=TYPES,
+    ),
+]
+TEXT = "Plain text, .jsonl with a `text` field, or hf://datasets/org/name/file."
+Calibration = Annotated[
+    str | None,
+    typer.Option(
+        "--calibration",
+        metavar="TEXT",
+        help=f"For --imatrix auto; ours if not given. {TEXT}",
+        rich_help_panel=TYPES,
+    ),
+]
+CalibrationTokens = Annotated[
+    int | None,
+    typer.Option(
+        "--calibration-tokens",
+        metavar="N",
+        min=512,
+        help="Use at most N tokens of it.  [default: 65536]",
+        show_default=False,
         rich_help_panel=TYPES,
     ),
 ]
@@ -120,6 +142,10 @@ Threads = Annotated[
         rich_help_panel=RUN,
     ),
 ]
+Force = Annotated[
+    bool,
+    typer.Option("--force", "-f", help="Replace existing outputs.", rich_help_panel=RUN),
+]
 Json = Annotated[
     bool, typer.Option("--json", help="Print one JSON document on stdout.", rich_help_panel=RUN)
 ]
@@ -146,3 +172,13 @@ def tensor_flags(
         "token_embedding_type": token_embedding_type,
         "leave_output_tensor": leave_output_tensor,
     }
+
+
+def complete(arguments: list[str]) -> list[str]:
+    """Give `--evaluate` its text where it stands alone, which Typer cannot express."""
+    given = list(arguments)
+    for i, argument in enumerate(arguments):
+        following = arguments[i + 1 : i + 2]
+        if argument == "--evaluate" and (not following or following[0].startswith("-")):
+            given[i] = "--evaluate=builtin"
+    return given

@@ -7,9 +7,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from quantcli.calibration.to_file import Calibrated
     from quantcli.planning import Plan
     from quantcli.planning.survey import Survey
     from quantcli.report import Report
+    from quantcli.report.cards import Card
 
 PLAIN_WIDTH = 80
 
@@ -41,6 +45,26 @@ def report(done: "Report", as_json: bool, quiet: bool) -> None:
         document(json_form.report_document(done))
     elif not quiet:
         terminal.show(done, console())
+
+
+def evaluation(reference: str | None, cards: "Sequence[Card]", as_json: bool, quiet: bool) -> None:
+    """The result of `quantcli evaluate`."""
+    from quantcli.report import quality
+
+    if as_json:
+        document(quality.evaluation_document(reference, cards))
+    elif not quiet:
+        quality.show_cards(reference, cards, console())
+
+
+def calibration(done: "Calibrated", as_json: bool, quiet: bool) -> None:
+    """The result of `quantcli calibrate`."""
+    from quantcli.report import calibration as form
+
+    if as_json:
+        document(form.calibration_document(done))
+    elif not quiet:
+        form.show_calibration(done, console())
 
 
 def plan(made: "Plan", as_json: bool) -> None:

@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from quantcli.calibration.calibrate import TOKENS
 from quantcli.recipes import Recipe
 
 
@@ -18,6 +19,9 @@ class Job:
 
     `output` is a file (one type only) or a folder; a folder gets GGUF-convention names.
     `split_max_bytes` cuts each output into shards of at most that many bytes of tensor data.
+    `calibrate` names a text (see calibration.text.read_text) to make an importance matrix from,
+    instead of one in a file, `imatrix`; at most `calibration_tokens` of it are used.
+    `evaluate` names a text (see calibration.text.read_text) to measure the outputs' quality on.
     """
 
     source: str
@@ -27,9 +31,17 @@ class Job:
     method: str = "rtn"
     recipe: Recipe = field(default_factory=Recipe)
     imatrix: Path | None = None
+    calibrate: str | None = None
+    calibration_tokens: int = TOKENS
     override_kv: tuple[str, ...] = ()
     pre_tokenizer: str | None = None
     on_fallback: str = "warn"
     split_max_bytes: int | None = None
+    evaluate: str | None = None
     threads: int = field(default_factory=default_threads)
     force: bool = False
+
+    @property
+    def has_imatrix(self) -> bool:
+        """Whether there will be an importance matrix."""
+        return self.imatrix is not None or self.calibrate is not None

@@ -1,8 +1,14 @@
 """Private memory: what a conversion will need, and what it did need."""
 
+import math
 import resource
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+
+from quantcli.transformer.block import TILE_TOKENS
+from quantcli.transformer.scratch import IN_MEMORY
 
 PIECE_WEIGHTS = 1 << 20  # weights that one thread works on at a time
 PIECES_WAITING = 2  # pieces done or queued beside those in the threads
@@ -22,6 +28,26 @@ def peak_memory(threads: int, packed_bytes: int, vocabulary: int) -> int:
     pieces = (threads + PIECES_WAITING) * packed_bytes
     working = threads * THREAD_BYTES + pieces + vocabulary * TOKEN_BYTES
     return BASE_BYTES + max(working, vocabulary * PARSING_BYTES)
+
+
+def calibration_memory(
+    shapes: Mapping[str, tuple[int, ...]], tokens: int, threads: int, vocabulary: int
+) -> int:
+    """Upper estimate of the private bytes of running `tokens` through a model of these shapes.
+
+    One block in float32, hidden states, and for each thread a tile: its widest activations while
+    it runs, its inputs of linears until they have been looked at.
+    """
+    blocks: Counter[str] = Counter()
+    for name, shape in shapes.items():
+        if name.startswith("blk."):
+            blocks[name.split(".")[1]] += math.prod(shape)
+    n_embd = shapes["token_embd.weight"][-1]
+    widest = max(max(shape) for name, shape in shapes.items() if name.startswith("blk."))
+    tiles = (threads + 1) * (3 * n_embd + widest) + threads * 3 * widest
+    hidden = min(4 * tokens * n_embd, IN_MEMORY)
+    working = 4 * max(blocks.values()) + hidden + 4 * TILE_TOKENS * tiles
+    return BASE_BYTES + vocabulary * TOKEN_BYTES + working
 
 
 class PeakMemory:

@@ -8,7 +8,7 @@ import numpy as np
 
 from quantcli import __version__
 from quantcli.architectures import Architecture, OutputTensor
-from quantcli.calibration.imatrix import Imatrix
+from quantcli.calibration import Imatrix, Text
 from quantcli.checkpoint import Checkpoint
 from quantcli.planning.job import Job
 from quantcli.planning.provenance import general_metadata
@@ -27,7 +27,6 @@ def common_metadata(
     checkpoint: Checkpoint,
     architecture: Architecture,
     origins: list[OutputTensor],
-    imatrix: Imatrix | None,
 ) -> tuple[Metadata, list[str]]:
     """The metadata that all outputs share, in file order, and warnings."""
     embedding_rows = next(o.shape[0] for o in origins if o.name == "token_embd.weight")
@@ -45,16 +44,17 @@ def common_metadata(
         **tokenizer,
         **architecture.tokenizer,
         **own,
-        **(_imatrix_metadata(imatrix) if imatrix else {}),
     }
     return metadata, warnings
 
 
-def _imatrix_metadata(imatrix: Imatrix) -> Metadata:
-    """The keys that llama-quantize writes."""
+def imatrix_metadata(imatrix: Imatrix, text: Text | None) -> Metadata:
+    """The keys that llama-quantize writes; `text` is what the imatrix will be made from."""
     found: Metadata = {"quantize.imatrix.file": imatrix.name}
     if imatrix.datasets:
         found["quantize.imatrix.dataset"] = Path(imatrix.datasets[0]).name
     found["quantize.imatrix.entries_count"] = np.uint32(len(imatrix.entries))
     found["quantize.imatrix.chunks_count"] = np.uint32(imatrix.chunks)
+    if text is not None:
+        found["quantcli.calibration.sha256"] = text.sha256
     return found

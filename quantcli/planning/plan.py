@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from quantcli.architectures import Architecture, OutputTensor, find
-from quantcli.calibration.imatrix import Imatrix, read_imatrix
+from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, read_text
 from quantcli.checkpoint import Checkpoint, open_checkpoint
 from quantcli.errors import BadInputError, UsageError
 from quantcli.gguf_file import Shard, Slot, data_bytes, encode_header, plan_shards
 from quantcli.methods import check_method
+from quantcli.model import CheckpointModel
 from quantcli.planning.job import Job
-from quantcli.planning.memory import PIECE_WEIGHTS, peak_memory
-from quantcli.planning.metadata import common_metadata, count_parameters
+from quantcli.planning.memory import PIECE_WEIGHTS, calibration_memory, peak_memory
+from quantcli.planning.metadata import common_metadata, count_parameters, imatrix_metadata
 from quantcli.planning.names import check_distinct, output_path
 from quantcli.planning.overrides import apply_overrides
 from quantcli.progress import Progress
@@ -37,6 +38,7 @@ from quantcli.tensor_types import TensorType, get
 
 Metadata = dict[str, Any]
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+ON_THE_FLY = "auto"  # the name of an imatrix that is in no file
 OPTIONAL_IN_IMATRIX = ("token_embd.weight", "output.weight")
 
 
@@ -122,7 +124,10 @@ class PlannedFile:
 
 @dataclass(frozen=True)
 class Plan:
-    """All of a job that is known before a weight is read; `warnings` are about the source."""
+    """All of a job that is known before a weight is read; `warnings` are about the source.
+
+    Where there is a text to calibrate on, the imatrix has no values yet.
+    """
 
     job: Job
     checkpoint: Checkpoint
@@ -130,6 +135,7 @@ class Plan:
     parameters: int
     files: list[PlannedFile]
     imatrix: Imatrix | None
+    calibration: Text | None
     warnings: list[str]
 
     @property
@@ -141,7 +147,12 @@ class Plan:
             share = min(1.0, PIECE_WEIGHTS / versions[0].weights)
             packed = max(packed, share * sum(sizes.values()))
         vocabulary = len(self.files[0].metadata["tokenizer.ggml.tokens"])
-        return peak_memory(self.job.threads, math.ceil(packed), vocabulary)
+        needed = peak_memory(self.job.threads, math.ceil(packed), vocabulary)
+        if self.calibration is None or self.imatrix is None:
+            return needed
+        shapes = {origin.name: origin.shape for origin in self.origins}
+        tokens = self.imatrix.chunks * self.imatrix.chunk_size
+        return max(needed, calibration_memory(shapes, tokens, self.job.threads, vocabulary))
 
     @property
     def origins(self) -> list[OutputTensor]:
@@ -187,6 +198,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         raise UsageError("no file type was asked for; `quantcli list types` names them")
     check_method(job.method)
     imatrix = read_imatrix(job.imatrix) if job.imatrix else None
+    calibration = read_text(job.calibrate) if job.calibrate else None
     checkpoint = open_checkpoint(
         job.source, revision=job.revision, weights=weights, progress=progress
     )
@@ -196,7 +208,13 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     for origin in origins:
         if origin.source is not None:
             checkpoint.weight(origin.source)
-    metadata, warnings = common_metadata(job, checkpoint, architecture, origins, imatrix)
+    metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
+    if calibration is not None:
+        model = CheckpointModel(checkpoint, origins, metadata)
+        tokens = job.calibration_tokens
+        imatrix = blank_imatrix(model, calibration, tokens=tokens, name=ON_THE_FLY)
+    if imatrix is not None:
+        metadata |= imatrix_metadata(imatrix, calibration)
     files = _plan_files(job, kinds, origins, metadata, checkpoint)
     check_distinct([file.path for file in files])
     if imatrix is not None:
@@ -208,6 +226,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         parameters=count_parameters(origins),
         files=files,
         imatrix=imatrix,
+        calibration=calibration,
         warnings=warnings,
     )
 
@@ -244,7 +263,7 @@ def _plan_file(
         [(origin.name, origin.shape) for origin in origins],
         common,
         replace(job.recipe, file_type=kind.name),
-        has_imatrix=job.imatrix is not None,
+        has_imatrix=job.has_imatrix,
         unquantized=source_type,
     )
     tensors = [
@@ -291,6 +310,9 @@ def _type_warnings(job: Job, kind: FileType, choices: list[Choice]) -> list[str]
         f"{kind.name}: --tensor-type {pattern!r} decides no tensor's type"
         for pattern in unused_patterns(job.recipe, choices)
     ]
-    if kind.wants_imatrix and not job.imatrix:
-        found.append(f"{kind.name} is poor without an importance matrix; give one with --imatrix")
+    if kind.wants_imatrix and not job.has_imatrix:
+        found.append(
+            f"{kind.name} is poor without an importance matrix; give one with --imatrix, "
+            "or --imatrix auto"
+        )
     return found

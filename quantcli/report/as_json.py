@@ -1,7 +1,9 @@
 """Reports as JSON documents: stable keys, `schema_version` first."""
 
+from dataclasses import asdict
 from typing import Any
 
+from quantcli.evaluation import Quality
 from quantcli.report.model import Output, Report, TensorReport
 
 SCHEMA_VERSION = 1
@@ -24,6 +26,11 @@ def report_document(report: Report) -> dict[str, Any]:
     }
 
 
+def quality_document(quality: Quality | None) -> dict[str, Any] | None:
+    """Quality in a document; null where it was not measured."""
+    return asdict(quality) if quality else None
+
+
 def _output(output: Output) -> dict[str, Any]:
     document: dict[str, Any] = {
         "path": output.paths[0],
@@ -33,7 +40,7 @@ def _output(output: Output) -> dict[str, Any]:
         "bpw": round(output.bpw, 4),
         "sha256": output.sha256[0],
         "tensors": [_tensor(tensor) for tensor in output.worst],
-        "quality": None,
+        "quality": quality_document(output.quality),
     }
     if len(output.paths) > 1:
         document["shards"] = [

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+from quantcli.report.cards import card_of_output
 from quantcli.report.model import Output, Report
-from quantcli.report.words import count, percent, shape, size
+from quantcli.report.quality import card_table, measured
+from quantcli.report.words import count, markdown_table, percent, shape, size
 
 
 def report_markdown(report: Report) -> str:
@@ -15,21 +17,19 @@ def report_markdown(report: Report) -> str:
         + (f", revision `{report.revision}`" if report.revision else "")
         + ".",
         "",
-        *_rows(
+        *markdown_table(
             ("File", "Type", "Size", "bpw", "Error", "sha256"),
             [_summary(output) for output in report.outputs],
         ),
     ]
+    cards = [card_of_output(output) for output in report.outputs]
+    if any(card.quality for card in cards):
+        lines += ["", "## Quality", "", *card_table(cards), "", *measured(report.source_id, cards)]
     for output in report.outputs:
         lines += ["", f"## {output.file_type}", "", *_tensors(output)]
     if report.warnings:
         lines += ["", "## Warnings", "", *(f"- {warning}" for warning in report.warnings)]
     return "\n".join(lines) + "\n"
-
-
-def _rows(headings: tuple[str, ...], rows: list[list[str]]) -> list[str]:
-    table = [list(headings), ["---"] * len(headings), *rows]
-    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]
 
 
 def _summary(output: Output) -> list[str]:
@@ -44,7 +44,7 @@ def _summary(output: Output) -> list[str]:
 
 
 def _tensors(output: Output) -> list[str]:
-    return _rows(
+    return markdown_table(
         ("Tensor", "Type", "Shape", "Size", "RMSE", "Error", "Max", "Note"),
         [
             [

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from quantcli.evaluation import Quality
 from quantcli.methods.encoded import Cost
 
 
@@ -28,6 +29,8 @@ class Output:
     size_bytes: int
     bpw: float
     tensors: list[TensorReport]
+    ram_bytes: int | None = None  # to run it with 8192 tokens of context, or the model's limit
+    quality: Quality | None = None
 
     @property
     def cost(self) -> Cost:

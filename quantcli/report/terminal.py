@@ -1,12 +1,16 @@
 """Reports for a person at a terminal, in 80 columns."""
 
+from dataclasses import replace
+
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from quantcli.report.cards import card_of_output
 from quantcli.report.model import Output, Report, TensorReport
+from quantcli.report.quality import show_cards
 from quantcli.report.words import count, percent, shape, size
 
 WORST_SHOWN = 8
@@ -30,6 +34,10 @@ def show(report: Report, console: Console) -> None:
     console.print(Text(title, style="bold"))
     for output in report.outputs:
         console.print(_output(output))
+    cards = [replace(card_of_output(output), sha256=None) for output in report.outputs]
+    if any(card.quality for card in cards):
+        console.print()
+        show_cards(report.source_id, cards, console)
     console.print(
         f"{report.seconds:.1f} s · peak memory {size(report.peak_memory_bytes)}",
         style="dim",

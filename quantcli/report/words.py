@@ -1,5 +1,7 @@
 """Numbers as people read them."""
 
+from collections.abc import Iterable, Sequence
+
 from rich.filesize import decimal
 
 
@@ -26,3 +28,9 @@ def percent(fraction: float) -> str:
 def shape(dimensions: tuple[int, ...]) -> str:
     """GGUF order, fastest dimension first: "4096×14336"."""
     return "×".join(str(n) for n in reversed(dimensions))
+
+
+def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table; bars in cells are escaped."""
+    table = [headings, ["---"] * len(headings), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in table]

@@ -1,6 +1,6 @@
 """A SentencePiece vocabulary from the tokenizer.json that was made from it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from quantcli.errors import BadInputError, UnsupportedError
@@ -71,6 +71,19 @@ def pieces_from_bpe(bpe: Bpe) -> dict[int, Token]:
     }
 
 
+def piece_pairs(plain: Sequence[str]) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """Each of the pieces `plain` with the pairs of pieces that it can be merged from.
+
+    Raises: BadInputError (tokens too long).
+    """
+    if sum(len(text) ** 2 for text in plain) > PAIR_LIMIT:
+        raise BadInputError("the vocabulary has tokens that are too long for their number")
+    pieces = set(plain)
+    for text in plain:
+        halves = ((text[:i], text[i:]) for i in range(1, len(text)))
+        yield text, [pair for pair in halves if pair[0] in pieces and pair[1] in pieces]
+
+
 def _type(text: str, bpe: Bpe) -> TokenType:
     if text == bpe.unk_token:
         return TokenType.UNKNOWN
@@ -79,19 +92,11 @@ def _type(text: str, bpe: Bpe) -> TokenType:
 
 def _check_merges(bpe: Bpe, plain: Sequence[str]) -> None:
     """Refuse merges as a BPE trainer leaves them: one for each token."""
-    if sum(len(text) ** 2 for text in plain) > PAIR_LIMIT:
-        raise BadInputError(f"{NAME} has tokens that are too long for a vocabulary of their number")
-    merges, pieces = set(bpe.merges), set(plain)
-    count, missing = 0, []
-    for text in plain:
-        for i in range(1, len(text)):
-            left, right = text[:i], text[i:]
-            if left in pieces and right in pieces:
-                count += 1
-                if (left, right) not in merges:
-                    missing.append((left, right))
+    merges = set(bpe.merges)
+    pairs = [pair for _, found in piece_pairs(plain) for pair in found]
+    missing = [pair for pair in pairs if pair not in merges]
     # Older releases of transformers lost the merges of the first piece.
-    if len(missing) > count * MISSING_LIMIT:
+    if len(missing) > len(pairs) * MISSING_LIMIT:
         left, right = missing[0]
         raise UnsupportedError(
             f"{NAME} has byte fallback, but {len(missing)} pairs of tokens that it never merges, "

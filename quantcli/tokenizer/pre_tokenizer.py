@@ -51,11 +51,17 @@ class Split:
 
 @dataclass(frozen=True)
 class Table:
-    """The content of pre_tokenizers.toml; `hashes`: fingerprint -> name."""
+    """The content of pre_tokenizers.toml.
+
+    `adds_bos`: the names with which a text begins with BOS by default; `hashes`: fingerprint ->
+    name; `aliases`: name -> the name in `splits` that splits alike.
+    """
 
     names: list[str]
+    adds_bos: list[str]
     hashes: dict[str, str]
     splits: list[Split]
+    aliases: dict[str, str]
 
 
 @cache
@@ -65,7 +71,26 @@ def table() -> Table:
         files("quantcli.tokenizer").joinpath("pre_tokenizers.toml").read_text("utf-8")
     )
     hashes = {digest: name for name, digests in data["hashes"].items() for digest in digests}
-    return Table(data["names"], hashes, [Split(**entry) for entry in data["splits"]])
+    aliases = {alias: name for name, found in data["aliases"].items() for alias in found}
+    splits = [Split(**entry) for entry in data["splits"]]
+    return Table(data["names"], data["adds_bos"], hashes, splits, aliases)
+
+
+def regexes(name: str) -> Split:
+    """How the pre-tokenizer called `name` splits text, as regexes for the `tokenizers` library.
+
+    Raises: UnsupportedError (llama.cpp splits in a way that is not in the table).
+    """
+    wanted = table().aliases.get(name, name)
+    found = next((split for split in table().splits if split.name == wanted), None)
+    if found is None:
+        raise UnsupportedError(
+            f"text cannot be encoded with the pre-tokenizer {show(name)} of this file: "
+            "its regexes are not known"
+        )
+    words = [GPT2_WORDS if step == "{words}" else step for step in found.steps]
+    spelled = [step.replace("{contractions}", CONTRACTIONS[0]) for step in words]
+    return Split(name, spelled, found.ignore_merges)
 
 
 def check_name(name: str) -> None:

@@ -1,0 +1,46 @@
+"""How the tensors of a block are connected: what the forward pass needs besides GGUF metadata.
+
+The facts are those of llama.cpp's graphs (src/models/*.cpp), found by general.architecture.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+# The linears of a block by the input they share, in the order in which they run.
+SITES = MappingProxyType(
+    {
+        "attn": ("attn_q", "attn_k", "attn_v"),
+        "attn_output": ("attn_output",),
+        "ffn": ("ffn_gate", "ffn_up"),
+        "ffn_down": ("ffn_down",),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """A decoder block x += attention(norm(x)); x += gated_mlp(norm(x)), and what differs from it.
+
+    rope: which dimensions of a head turn together, "norm" neighbours, "neox" the two halves;
+    activation: of the gate, "silu" or "gelu" (tanh form); sites: linears by shared input;
+    post_norms: norms of what attention and mlp return, "" without; qk_norm: norms of each head of
+    q and k; scaled_embedding: times sqrt(n_embd); wide_blocks: the number of blocks of the one
+    model that scales attention by hidden size per head instead of head size; global_every: every
+    n-th block sees the whole context, the others a window (0: all see all); window: its length
+    unless the file says; local_rope: sliding blocks rotate with a base of their own, unscaled;
+    attention_cap, logit_cap: soft caps unless the file says, 0 none, None never.
+    """
+
+    rope: str
+    activation: str = "silu"
+    sites: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: SITES)
+    post_norms: tuple[str, str] = ("", "")
+    qk_norm: bool = False
+    scaled_embedding: bool = False
+    wide_blocks: int | None = None
+    global_every: int = 0
+    window: int = 0
+    local_rope: bool = False
+    attention_cap: float | None = None
+    logit_cap: float | None = None

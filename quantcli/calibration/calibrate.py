@@ -1,0 +1,65 @@
+"""Making an importance matrix: run a text through the model, gather what its linears see."""
+
+import numpy as np
+
+from quantcli.calibration.imatrix import Entry, Imatrix
+from quantcli.calibration.statistics import Statistics, Wanted
+from quantcli.calibration.text import Text, cut_windows
+from quantcli.model import Model
+from quantcli.progress import Progress
+from quantcli.transformer import Transformer
+
+CONTEXT = 512
+TOKENS = 128 * CONTEXT
+
+
+def calibrate(
+    model: Model,
+    text: Text,
+    *,
+    tokens: int | None = TOKENS,
+    context: int = CONTEXT,
+    threads: int = 1,
+    progress: Progress | None = None,
+    name: str = "imatrix.gguf",
+) -> Imatrix:
+    """The importance matrix that llama-imatrix makes of the same text and model.
+
+    tokens: at most so many are used, in windows of `context` (None: all of the text). name: of the
+    file it becomes.
+
+    Raises: see cut_windows, Transformer, Statistics.
+    """
+    windows = cut_windows(text, model.metadata, context, tokens)
+    statistics = Statistics(Wanted(squares=True), threads)
+    Transformer(model, threads=threads).hidden(windows, tap=statistics, progress=progress)
+    entries: dict[str, Entry] = {}
+    for site in statistics.sites:
+        found = statistics.take(site)
+        counts = np.array([found.count], np.float32)
+        if found.squares is not None:
+            sums = found.squares[None].astype(np.float32)
+            entries |= {weight: Entry(sums, counts) for weight in found.weights}
+    return Imatrix(entries, [text.name], len(windows), context, name)
+
+
+def blank_imatrix(
+    model: Model,
+    text: Text,
+    *,
+    tokens: int | None = TOKENS,
+    context: int = CONTEXT,
+    name: str = "imatrix.gguf",
+) -> Imatrix:
+    """What `calibrate` will return, but for the values, which are zeros; reads no weights.
+
+    Raises: as `calibrate`, for whatever can be known before.
+    """
+    windows = cut_windows(text, model.metadata, context, tokens)
+    weights = [weight for site in Transformer(model).sites for weight in site.weights]
+    counts = np.array([windows.size], np.float32)
+    entries = {
+        weight: Entry(np.zeros((1, model.shapes[weight][-1]), np.float32), counts)
+        for weight in weights
+    }
+    return Imatrix(entries, [text.name], len(windows), context, name)

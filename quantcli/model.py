@@ -1,0 +1,133 @@
+"""One model, whatever it came from: GGUF names, GGUF metadata, float32 rows on demand.
+
+A checkpoint seen through its family, or a GGUF file decoded; values are read when asked for.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from quantcli.architectures import OutputTensor, find
+from quantcli.checkpoint import Checkpoint, open_checkpoint
+from quantcli.errors import BadInputError, UnsupportedError, UsageError
+from quantcli.gguf_file import TensorEntry, read_split, read_tensor
+from quantcli.progress import Progress
+from quantcli.tensor_types import by_id
+from quantcli.tokenizer import read_tokenizer
+
+Metadata = dict[str, Any]
+
+
+class Model(Protocol):
+    """Tensors under their GGUF names: `shapes` in numpy order, `types` as ggml calls them."""
+
+    @property
+    def metadata(self) -> Metadata: ...
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]: ...
+
+    @property
+    def types(self) -> Mapping[str, str]: ...
+
+    def rows(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """Values as float32: [rows, n] of a matrix, [n] of a vector (it is one row).
+
+        Raises BadInputError (no such tensor, file changed), AccessError.
+        """
+
+
+class CheckpointModel:
+    """A checkpoint as the GGUF file it becomes; its values are exact, so all types are "F32"."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, origins: Sequence[OutputTensor], metadata: Metadata
+    ) -> None:
+        self.metadata = metadata
+        self.shapes = {origin.name: origin.shape for origin in origins}
+        self.types = dict.fromkeys(self.shapes, "F32")
+        self._checkpoint = checkpoint
+        self._origins = {origin.name: origin for origin in origins}
+
+    def rows(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """Rows of a tensor, permuted and shifted as its family wants; see Model."""
+        origin = _get(self._origins, name, self._checkpoint.id)
+        if len(origin.shape) < 2:
+            rows = None
+        if origin.data is not None:
+            return origin.data if rows is None else origin.data[rows]
+        if origin.source is None:
+            raise RuntimeError(f"{name!r} has neither source nor data")
+        if origin.rows is None:
+            w = self._checkpoint.float32(origin.source, rows)
+        else:
+            w = self._checkpoint.float32(origin.source, origin.rows[rows or slice(None)])
+        return w + np.float32(origin.add) if origin.add else w
+
+
+class GgufModel:
+    """A GGUF file, or the first of its shards."""
+
+    def __init__(self, path: Path) -> None:
+        """Read headers only.
+
+        Raises AccessError, BadInputError, and UnsupportedError for a tensor type without decoder.
+        """
+        header = read_split(path)
+        self.metadata: Metadata = dict(header.metadata)
+        self.shapes = {name: entry.shape for name, entry in header.tensors.items()}
+        self.types = {name: _type_name(entry) for name, entry in header.tensors.items()}
+        self._path = path
+        self._entries = header.tensors
+
+    def rows(self, name: str, rows: slice | None = None) -> np.ndarray:
+        """Rows of a tensor, decoded; see Model."""
+        entry = _get(self._entries, name, str(self._path))
+        packed = read_tensor(entry)
+        w = by_id(entry.type_id).decode(np.asarray(packed if rows is None else packed[rows]))
+        return w.reshape(-1) if len(entry.shape) < 2 else w
+
+
+def open_model(
+    source: str, revision: str | None = None, progress: Progress | None = None
+) -> CheckpointModel | GgufModel:
+    """A *.gguf file, a checkpoint folder, or `org/name` on the hub, as a Model.
+
+    Raises: see open_checkpoint, architectures.find, read_tokenizer, GgufModel.
+    """
+    if source.endswith(".gguf") and not Path(source).is_dir():
+        if revision is not None:
+            raise UsageError(f"--revision is for hub models, but {source!r} is a file")
+        return GgufModel(Path(source))
+    checkpoint = open_checkpoint(source, revision=revision, progress=progress)
+    family = find(checkpoint.config)
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    origins = family.tensors(checkpoint.config, shapes)
+    vocabulary = next(o.shape[0] for o in origins if o.name == "token_embd.weight")
+    metadata = {
+        **family.metadata(checkpoint.config),
+        **read_tokenizer(checkpoint, vocabulary),
+        **family.tokenizer,
+    }
+    return CheckpointModel(checkpoint, origins, metadata)
+
+
+def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
+    """(rows, columns) of any shape; a vector is one row."""
+    return math.prod(shape[:-1]), shape[-1] if shape else 1
+
+
+def _get(tensors: Mapping[str, Any], name: str, where: str) -> Any:
+    if name not in tensors:
+        raise BadInputError(f"{where!r} lacks the tensor {name!r}")
+    return tensors[name]
+
+
+def _type_name(entry: TensorEntry) -> str:
+    try:
+        return by_id(entry.type_id).name
+    except UnsupportedError as error:
+        raise UnsupportedError(f"{entry.path}: tensor {entry.name!r}: {error}") from None

@@ -1,0 +1,168 @@
+"""Reports as one HTML file that needs nothing else: no network, no other file, no framework.
+
+The page holds no time and no path, and the same report gives the same bytes. All names in it come
+from strangers: they are made printable here, and escaped by Jinja2 and matplotlib.
+"""
+
+import base64
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from quantcli import __version__
+from quantcli.report.cards import Card, card_of_output
+from quantcli.report.drawing import BIT_LEVELS, HEAT_LEVELS, theme
+from quantcli.report.maps import Grid, HeatScale, bits, error_map, grid, type_map
+from quantcli.report.model import Output, Report, TensorReport
+from quantcli.report.quality import ACTIVATIONS
+from quantcli.report.tradeoff import Point, tradeoff_plots
+from quantcli.report.words import count, percent, shape, size
+
+MOST_ROWS = 1200  # of tensors in the page, so that the largest models stay below 1 MB
+LEAST_LOSS = 1e-4  # of the largest: what loses less would only squeeze the plot
+
+
+def report_page(report: Report) -> str:
+    """The page of a conversion: summary, trade-off, and per output error, types and tensors."""
+    outputs = [_printable(output) for output in report.outputs]
+    scale = HeatScale.over(outputs)
+    drawn = [t for output in outputs for t in output.tensors if len(t.shape) > 1]
+    facts = [
+        ("Architecture", plain(report.architecture)),
+        ("Parameters", count(report.parameters)),
+        ("Method", ", ".join(dict.fromkeys(output.method for output in outputs))),
+    ]
+    return _page(
+        title=plain(report.source_id),
+        facts=facts + ([("Revision", plain(report.revision))] if report.revision else []),
+        cards=[card_of_output(output) for output in outputs],
+        losses=[output.cost.relative_error for output in outputs],
+        warnings=report.warnings,
+        scale=scale,
+        types=sorted({t.type for t in drawn}, key=lambda name: (bits(name), name)),
+        lossless=any(scale.level(t.cost.relative_error) is None for t in drawn),
+        outputs=[_section(str(i), output, scale) for i, output in enumerate(outputs, 1)],
+        rows=max(20, MOST_ROWS // max(1, len(outputs))),
+    )
+
+
+def evaluation_page(reference: str | None, cards: Sequence[Card]) -> str:
+    """The page of an evaluation: the summary and the trade-off of several models."""
+    against = f" against {_name(reference)}" if reference else ""
+    return _page(
+        title=f"{len(cards)} model{'' if len(cards) == 1 else 's'}{against}",
+        facts=[],
+        cards=[replace(card, path=_name(card.path)) for card in cards],
+        losses=[],
+        warnings=[],
+        outputs=[],
+    )
+
+
+def plain(text: str) -> str:
+    """Text without control codes, direction marks or lone surrogates: those become escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def _name(source: str) -> str:
+    """A hub id as it is; of a file or folder its name, without the path to it."""
+    return plain(Path(source).resolve().name if Path(source).exists() else source)
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """So many digits, never an exponent: "0.149", "0.00319", "0"; a dash for None."""
+    if value is None:
+        return "—"
+    if abs(value) < 1e-7:
+        return "0"
+    decimals = digits - 1 - math.floor(math.log10(abs(value)))
+    return f"{value:.{max(0, decimals)}f}"
+
+
+def _printable(output: Output) -> Output:
+    tensors = [replace(tensor, name=plain(tensor.name)) for tensor in output.tensors]
+    return replace(output, paths=[plain(Path(p).name) for p in output.paths], tensors=tensors)
+
+
+def _section(name: str, output: Output, scale: HeatScale) -> dict[str, Any]:
+    """What the template shows of one output."""
+    places = grid(output)
+    drawn = bool(places.roles or places.outside)
+    return {
+        "name": name,
+        "output": output,
+        "files": list(zip(output.paths, output.sha256, strict=True)),
+        "error_map": Markup(error_map(name, output, places, scale)) if drawn else None,
+        "type_map": Markup(type_map(name, output, places)) if drawn else None,
+        "cells": _cells(places),
+        "vectors": sum(len(tensor.shape) < 2 for tensor in output.tensors),
+    }
+
+
+def _cells(places: Grid) -> list[list[Any]]:
+    """What the pointer reads on a map: [y, [[x, width, text], ...]] for each row."""
+    return [[y, [[x, w, _tip(tensor)] for x, w, tensor in cells]] for _, y, cells in places.rows()]
+
+
+def _tip(tensor: TensorReport) -> str:
+    name = tensor.name.removesuffix(".weight")
+    return f"{name}, {tensor.type}, {percent(tensor.cost.relative_error)}"
+
+
+def _tradeoff(cards: Sequence[Card], losses: Sequence[float]) -> dict[str, Any] | None:
+    """The plots and what they show: divergence where it was measured, else error of the weights."""
+    measured = [
+        Point(card.file_type or card.path, card.size_bytes, q.kld_mean, q.kld_stderr or 0.0)
+        for card in cards
+        if (q := card.quality) and q.kld_mean is not None and card.size_bytes
+    ]
+    found = measured or [
+        Point(card.file_type or card.path, card.size_bytes or 0, loss)
+        for card, loss in zip(cards, losses, strict=False)
+    ]
+    largest = max((point.loss for point in found), default=0.0)
+    points = [point for point in found if point.loss > LEAST_LOSS * largest]
+    if len(points) < 2:
+        return None
+    axis = "Mean KL divergence" if measured else "Relative error of the weights"
+    return {
+        "plots": [Markup(plot) for plot in tradeoff_plots(points, axis)],
+        "diverges": bool(measured),
+        "lossless": [point.label for point in found if point not in points],
+    }
+
+
+def _page(**shown: Any) -> str:
+    """Fill the template."""
+    assets = files("quantcli.report") / "page"
+    script = (assets / "page.js").read_text(encoding="utf-8")
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"size": size, "percent": percent, "shape": shape, "plain": plain}
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    environment.filters["significant"] = significant
+    template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
+    cards = shown["cards"]
+    qualities = [card.quality for card in cards if card.quality is not None]
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return template.render(
+        **shown,
+        version=__version__,
+        style=Markup(theme() + (assets / "page.css").read_text(encoding="utf-8")),
+        script=Markup(script),
+        script_digest=digest,
+        quality=qualities[0] if qualities else None,
+        tradeoff=_tradeoff(cards, shown["losses"]),
+        heat_levels=range(HEAT_LEVELS),
+        bit_levels=BIT_LEVELS,
+        bits=bits,
+        activations=ACTIVATIONS,
+    )

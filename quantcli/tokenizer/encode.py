@@ -1,0 +1,166 @@
+"""Text to token ids, as llama.cpp encodes it: control tokens in a text are plain text.
+
+A GGUF file's own metadata is enough to rebuild its tokenizer:
+
+    "gpt2"   byte-level BPE: tokens, merges, and the regexes behind the pre-tokenizer's name
+    "llama"  SentencePiece BPE: the pair of pieces is merged first whose result scores highest,
+             so that the scores are the merges; what is no piece becomes bytes
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from quantcli.errors import BadInputError, UnsupportedError
+from quantcli.tokenizer.bpe import NAME, AddedToken, parse_bpe
+from quantcli.tokenizer.byte_fallback import piece_pairs
+from quantcli.tokenizer.documents import Source, is_id, read_object, show
+from quantcli.tokenizer.encoder import build_encoder
+from quantcli.tokenizer.pre_tokenizer import regexes, table
+from quantcli.tokenizer.vocabulary import SPACE, TokenType, added_token
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+Metadata = dict[str, Any]
+GGML = "tokenizer.ggml"
+# What llama.cpp takes for BOS where a file does not say.
+DEFAULT_BOS = {"gpt2": 11, "llama": 1}
+
+
+class Encoder:
+    """Encodes text without BOS or other tokens around it."""
+
+    def __init__(self, tokenizer: "Tokenizer") -> None:
+        self._tokenizer = tokenizer
+        self._tokenizer.encode_special_tokens = True
+
+    @classmethod
+    def from_files(cls, source: Source) -> "Encoder":
+        """The tokenizer in a checkpoint's tokenizer.json.
+
+        Raises: BadInputError (missing or broken), UnsupportedError (a kind llama.cpp lacks).
+        """
+        document = read_object(source, NAME)
+        if document is None:
+            raise BadInputError(f"text cannot be encoded: {NAME} is missing")
+        bpe = parse_bpe(document)
+        tokenizer = build_encoder(replace(bpe, added=[_control(token) for token in bpe.added]))
+        if tokenizer is None:
+            raise UnsupportedError(f"{NAME} changes or splits text by steps that are not known")
+        return cls(tokenizer)
+
+    @classmethod
+    def from_metadata(cls, metadata: Metadata) -> "Encoder":
+        """The tokenizer that llama.cpp builds from the `tokenizer.ggml.*` keys of a GGUF file.
+
+        Raises: BadInputError (missing or inconsistent keys), UnsupportedError (a model or a
+        pre-tokenizer that is not known).
+        """
+        model = metadata.get(f"{GGML}.model")
+        if model not in DEFAULT_BOS:
+            raise UnsupportedError(
+                f"text cannot be encoded with a tokenizer of the kind {show(model)}: "
+                f"only {' and '.join(map(repr, DEFAULT_BOS))} are known"
+            )
+        tokens = _texts(metadata, "tokens")
+        types = _numbers(metadata, "token_type", len(tokens), TokenType.NORMAL)
+        try:
+            build = _byte_level if model == "gpt2" else _sentencepiece
+            tokenizer = build(metadata, tokens, types)
+            tokenizer.add_tokens(_user_defined(tokens, types))
+        except (BadInputError, UnsupportedError):
+            raise
+        except Exception as error:  # the library raises nothing more precise
+            raise BadInputError(f"{GGML}.*: no tokenizer: {show(str(error), 120)}") from error
+        return cls(tokenizer)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of the text's tokens."""
+        return self._tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def bos_token(metadata: Metadata) -> int | None:
+    """The token that begins every text and every window of one; None if the model has none."""
+    model, pre = metadata.get(f"{GGML}.model"), metadata.get(f"{GGML}.pre")
+    by_default = model == "llama" or pre in table().adds_bos
+    if not metadata.get(f"{GGML}.add_bos_token", by_default):
+        return None
+    token = metadata.get(f"{GGML}.bos_token_id", DEFAULT_BOS.get(str(model)))
+    return None if token is None else int(token)
+
+
+def _control(token: AddedToken) -> AddedToken:
+    """Added tokens are matched in text unless the GGUF file makes them control tokens."""
+    kind = added_token(token.content, token.special).type
+    return replace(token, special=kind is TokenType.CONTROL)
+
+
+def _texts(metadata: Metadata, key: str) -> list[str]:
+    found = metadata.get(f"{GGML}.{key}")
+    if not isinstance(found, list) or not found or not isinstance(found[0], str):
+        raise BadInputError(f"text cannot be encoded: {GGML}.{key} is missing or no list of texts")
+    return found
+
+
+def _numbers(metadata: Metadata, key: str, count: int, default: float) -> np.ndarray:
+    found = metadata.get(f"{GGML}.{key}")
+    if found is None:
+        return np.full(count, default)
+    if not isinstance(found, np.ndarray) or len(found) < count:
+        raise BadInputError(f"{GGML}.{key} is no list of {count} numbers, one for each token")
+    return found[:count]
+
+
+def _user_defined(tokens: Sequence[str], types: np.ndarray) -> list[Any]:
+    from tokenizers import AddedToken as Added
+
+    wanted = np.flatnonzero(types == TokenType.USER_DEFINED).tolist()
+    return [Added(tokens[i], normalized=False, special=False) for i in wanted if tokens[i]]
+
+
+def _byte_level(metadata: Metadata, tokens: list[str], types: np.ndarray) -> "Tokenizer":
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    split = regexes(metadata.get(f"{GGML}.pre", "default"))
+    merges = []
+    for merge in _texts(metadata, "merges"):
+        # A token may begin with a space of its own.
+        left, space, right = merge[1:].partition(" ")
+        if not space:
+            raise BadInputError(f"{GGML}.merges: {show(merge)} is not two tokens")
+        merges.append((merge[:1] + left, right))
+    vocab = {text: i for i, text in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=split.ignore_merges))
+    steps: list[Any] = [pre_tokenizers.Split(Regex(regex), "isolated") for regex in split.steps]
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    return tokenizer
+
+
+def _sentencepiece(metadata: Metadata, tokens: list[str], types: np.ndarray) -> "Tokenizer":
+    from tokenizers import Tokenizer, models, normalizers
+
+    scores = _numbers(metadata, "scores", len(tokens), 0.0)
+    vocab = {text: i for i, text in enumerate(tokens)}
+    plain = [tokens[i] for i in np.flatnonzero(types == TokenType.NORMAL)]
+    ranked = []
+    for text, pairs in piece_pairs(plain):
+        score = -float(scores[vocab[text]])
+        ranked += [(score, vocab[left], vocab[right], left, right) for left, right in pairs]
+    unknown = metadata.get(f"{GGML}.unknown_token_id", 0)
+    model = models.BPE(
+        vocab,
+        [(left, right) for *_, left, right in sorted(ranked)],
+        unk_token=tokens[unknown] if is_id(int(unknown)) and unknown < len(tokens) else None,
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    tokenizer = Tokenizer(model)
+    steps: list[Any] = [normalizers.Replace(" ", SPACE)]
+    if metadata.get(f"{GGML}.add_space_prefix", True):
+        steps.insert(0, normalizers.Prepend(SPACE))
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    return tokenizer

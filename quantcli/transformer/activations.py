@@ -1,0 +1,44 @@
+"""Element-wise functions of the forward pass, in runs of rows that stay in the CPU's cache."""
+
+import math
+
+import numpy as np
+
+RUN_VALUES = 1 << 16
+
+
+def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
+    """x / sqrt(mean(x^2) + eps) * weight over the last axis."""
+    mean = np.vecdot(x, x) / np.float32(x.shape[-1])
+    y = x * (1 / np.sqrt(mean + np.float32(eps)))[..., None]
+    y *= weight
+    return y
+
+
+def gate(activation: str, gated: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """activation(gated) * up, in place of `gated` float32 [rows, n]."""
+    function = {"silu": _silu, "gelu": _gelu}[activation]
+    step = max(1, RUN_VALUES // gated.shape[1])
+    for start in range(0, len(gated), step):
+        rows = gated[start : start + step]
+        function(rows)
+        rows *= up[start : start + step]
+    return gated
+
+
+def _silu(x: np.ndarray) -> None:
+    """x * sigmoid(x) = h + h * tanh(h) with h = x / 2: tanh has no overflow."""
+    x *= np.float32(0.5)
+    x += x * np.tanh(x)
+
+
+def _gelu(x: np.ndarray) -> None:
+    """x / 2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))."""
+    inner = x * x
+    inner *= np.float32(0.044715 * math.sqrt(2 / math.pi))
+    inner += np.float32(math.sqrt(2 / math.pi))
+    inner *= x
+    np.tanh(inner, out=inner)
+    x *= np.float32(0.5)
+    inner *= x
+    x += inner

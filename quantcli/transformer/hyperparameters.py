@@ -1,0 +1,143 @@
+"""The sizes of a model, read from GGUF metadata that nobody has checked yet."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quantcli.architectures import Wiring, find_wiring
+from quantcli.errors import BadInputError, UnsupportedError
+from quantcli.transformer.rope import Rope
+
+_MAX_BLOCKS = 512  # LLAMA_MAX_LAYERS
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Sizes in llama.cpp's words; `windows` holds each block's sliding window, 0 for none."""
+
+    wiring: Wiring
+    n_embd: int
+    n_ff: int
+    n_head: int
+    n_head_kv: int
+    head_dim: int
+    n_ctx: int
+    eps: float
+    windows: tuple[int, ...]
+    rope: Rope
+    local_rope: Rope
+    attention_scale: float
+    embedding_scale: float
+    attention_cap: float
+    logit_cap: float
+
+    @property
+    def n_block(self) -> int:
+        """Number of blocks."""
+        return len(self.windows)
+
+
+def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
+    """Read and check the "<arch>.*" keys.
+
+    Raises UnsupportedError (no wiring, or a variant that is not computed), BadInputError (a key
+    missing or without meaning).
+    """
+    wiring = find_wiring(metadata.get("general.architecture"))
+    keys = _Keys(metadata)
+    n_block = keys.count("block_count")
+    n_embd, n_head = keys.count("embedding_length"), keys.count("attention.head_count")
+    n_head_kv = keys.count("attention.head_count_kv", n_head)
+    head_dim = keys.count("attention.key_length", n_embd // n_head or None)
+    if n_block > _MAX_BLOCKS or n_head % n_head_kv or head_dim % 2:
+        raise BadInputError(
+            f"metadata: block_count = {n_block}, head_count = {n_head}, head_count_kv ="
+            f" {n_head_kv}, key_length = {head_dim} contradict each other"
+        )
+    for key in ("attention.value_length", "rope.dimension_count"):
+        if keys.count(key, head_dim) != head_dim:
+            raise UnsupportedError(
+                f"metadata: {keys.name(key)} = {keys.count(key)} differs from the head size"
+                f" {head_dim}: the forward pass does not compute that, converting works"
+            )
+    rope = Rope.read(keys, head_dim)
+    local = Rope(rope.head_dim, keys.number("rope.freq_base_swa", 10000.0))
+    wide = n_block == wiring.wide_blocks
+    return Hyperparameters(
+        wiring=wiring,
+        n_embd=n_embd,
+        n_ff=keys.count("feed_forward_length"),
+        n_head=n_head,
+        n_head_kv=n_head_kv,
+        head_dim=head_dim,
+        n_ctx=keys.count("context_length"),
+        eps=keys.number("attention.layer_norm_rms_epsilon"),
+        windows=_windows(keys, wiring, n_block),
+        rope=rope,
+        local_rope=local if wiring.local_rope else rope,
+        attention_scale=1 / math.sqrt(n_embd // n_head if wide else head_dim),
+        embedding_scale=math.sqrt(n_embd) if wiring.scaled_embedding else 1.0,
+        attention_cap=_cap(keys, "attn_logit_softcapping", wiring.attention_cap),
+        logit_cap=_cap(keys, "final_logit_softcapping", wiring.logit_cap),
+    )
+
+
+class _Keys:
+    """The numbers below "<arch>."."""
+
+    def __init__(self, metadata: Mapping[str, Any]) -> None:
+        self._metadata = metadata
+        self._prefix = str(metadata["general.architecture"])
+
+    def name(self, key: str) -> str:
+        """The full key."""
+        return f"{self._prefix}.{key}"
+
+    def get(self, key: str) -> Any:
+        """The value as it is, or None."""
+        return self._metadata.get(self.name(key))
+
+    def count(self, key: str, default: int | None = None) -> int:
+        """A whole number above 0. Raises BadInputError, UnsupportedError for one per block."""
+        value = self.get(key)
+        if value is None and default is not None:
+            return default
+        if isinstance(value, np.ndarray):
+            raise UnsupportedError(
+                f"metadata: {self.name(key)} differs from block to block: the forward pass does"
+                " not compute that, converting works"
+            )
+        if not isinstance(value, np.integer) or not 0 < value < 2**31:
+            raise BadInputError(f"metadata: {self.name(key)} = {value!r:.80} is not a count")
+        return int(value)
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A finite number above 0. Raises BadInputError."""
+        value = self.get(key)
+        if value is None and default is not None:
+            return default
+        if not isinstance(value, np.floating) or not (value > 0 and np.isfinite(value)):
+            raise BadInputError(f"metadata: {self.name(key)} = {value!r:.80} is not above 0")
+        return float(value)
+
+
+def _windows(keys: _Keys, wiring: Wiring, n_block: int) -> tuple[int, ...]:
+    if not wiring.global_every:
+        return (0,) * n_block
+    stated = keys.get("attention.sliding_window")
+    window = keys.count("attention.sliding_window") if stated else wiring.window
+    pattern = keys.get("attention.sliding_window_pattern")
+    if isinstance(pattern, np.ndarray) and pattern.dtype == bool and len(pattern) == n_block:
+        return tuple(window if slides else 0 for slides in pattern)
+    period = keys.count("attention.sliding_window_pattern", wiring.global_every)
+    return tuple(window if number % period else 0 for number in range(1, n_block + 1))
+
+
+def _cap(keys: _Keys, key: str, default: float | None) -> float:
+    given = keys.get(key)
+    if default is None or given == 0 or (given is None and default == 0):
+        return 0.0
+    return keys.number(key, default)

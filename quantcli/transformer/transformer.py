@@ -1,0 +1,215 @@
+"""The forward pass: block by block over all windows, so that one block's weights are in memory."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+
+import numpy as np
+
+from quantcli.blas import one_thread
+from quantcli.errors import BadInputError, UsageError
+from quantcli.model import Model
+from quantcli.parallel import in_order
+from quantcli.progress import Progress, Silent
+from quantcli.transformer.activations import rms_norm
+from quantcli.transformer.block import (
+    TILE_TOKENS,
+    Block,
+    Rounding,
+    Site,
+    Tap,
+    check_finite,
+    sites_of,
+)
+from quantcli.transformer.hyperparameters import read_hyperparameters
+from quantcli.transformer.layout import (
+    EMBEDDING,
+    OUTPUT_NORM,
+    ROPE_FACTORS,
+    check_tensors,
+    head_name,
+)
+from quantcli.transformer.rounding import round_like_llama_cpp
+from quantcli.transformer.scratch import hidden_states
+
+# The size of a piece of work is fixed, so that results do not depend on the number of threads.
+PIECE_WEIGHTS = 1 << 22
+
+KEPT_HEAD = 256 << 20  # bytes
+
+ROUNDINGS: dict[str, Rounding | None] = {"float": None, "llama-cpu": round_like_llama_cpp}
+
+Captured = list[tuple[Site, np.ndarray]]
+
+
+class Transformer:
+    """A model ready to run; `n_vocab`, `n_embd`, `n_ctx` (the longest window) are its sizes."""
+
+    def __init__(self, model: Model, *, threads: int = 1, activations: str = "float") -> None:
+        """activations: "float", or "llama-cpu" to round them as llama.cpp's CPU runtime does.
+
+        Raises UsageError, UnsupportedError (no forward pass for this architecture), BadInputError
+        (metadata and tensors contradict each other).
+        """
+        if activations not in ROUNDINGS:
+            raise UsageError(f"activations {activations!r} is not one of {', '.join(ROUNDINGS)}")
+        self._model, self._threads = model, threads
+        self._rounding = ROUNDINGS[activations]
+        self._sizes = read_hyperparameters(model.metadata)
+        check_tensors(model, self._sizes)
+        self._head = head_name(model)
+        self._kept: dict[int, np.ndarray] = {}
+        self.n_vocab, self.n_embd = model.shapes[EMBEDDING]
+        self.n_ctx = self._sizes.n_ctx
+
+    @property
+    def sites(self) -> list[Site]:
+        """All sites in the order in which `hidden` taps them."""
+        blocks = range(self._sizes.n_block)
+        return [site for number in blocks for site in sites_of(self._sizes, number).values()]
+
+    def hidden(
+        self, tokens: np.ndarray, tap: Tap | None = None, progress: Progress | None = None
+    ) -> np.ndarray:
+        """Hidden states float32 [n_windows, n_ctx, n_embd] after the output norm.
+
+        tokens: ids [n_windows, n_ctx]. `tap(site, x)` gets the input x float32 [tokens, n_in] of
+        each site of each block, in several calls, windows in order, on the calling thread; the
+        input of the output head is what is returned.
+
+        Raises UsageError (windows too long), BadInputError (ids outside the vocabulary, activations
+        not finite), ResourceError (no room for hidden states).
+        """
+        self._check(tokens)
+        progress = progress or Silent()
+        x = hidden_states((*tokens.shape, self.n_embd))
+        tiles = list(_tiles(*tokens.shape))
+        progress.start("Running the model", x.nbytes * self._sizes.n_block)
+        with self._pool() as pool:
+            self._embed(tokens, x)
+            for number in range(self._sizes.n_block):
+                self._advance(number, x, tiles, pool, tap, progress)
+            norm = partial(_final_norm, x, self._model.rows(OUTPUT_NORM), self._sizes.eps)
+            for _ in in_order(pool, norm, tiles, self._threads + 1):
+                pass
+        progress.finish()
+        return x
+
+    def logits(self, hidden: np.ndarray) -> np.ndarray:
+        """float32 [n, n_vocab] of hidden states [n, n_embd]; callers keep n small."""
+        logits = np.empty((len(hidden), self.n_vocab), np.float32)
+        x = np.ascontiguousarray(hidden, np.float32)
+        if self._rounding is not None:
+            x = self._rounding(x, self._model.types[self._head])
+
+        def work(rows: slice) -> None:
+            part = logits[:, rows]
+            np.matmul(x, self._head_rows(rows).T, out=part)
+            if self._sizes.logit_cap:
+                cap = np.float32(self._sizes.logit_cap)
+                part[...] = np.tanh(part / cap) * cap
+
+        with self._pool() as pool:
+            for _ in in_order(pool, work, self._vocabulary(), self._threads + 1):
+                pass
+        return logits
+
+    def _advance(
+        self,
+        number: int,
+        x: np.ndarray,
+        tiles: list[slice],
+        pool: ThreadPoolExecutor,
+        tap: Tap | None,
+        progress: Progress,
+    ) -> None:
+        """One block over all windows; its weights are freed before the next one's are loaded."""
+        work = partial(_run, self._load(number, x.shape[1], pool), x, tap is not None)
+        for tile, captured in in_order(pool, work, tiles, self._threads + 1):
+            if tap is not None:
+                for site, values in captured:
+                    tap(site, values)
+            progress.advance(x[tile].nbytes)
+
+    def _check(self, tokens: np.ndarray) -> None:
+        if tokens.ndim != 2 or not tokens.size:
+            raise UsageError(f"tokens of shape {tokens.shape} are not windows of a context")
+        if tokens.shape[1] > self.n_ctx:
+            raise UsageError(
+                f"a context of {tokens.shape[1]} tokens is longer than the model's {self.n_ctx}"
+            )
+        if tokens.min() < 0 or tokens.max() >= self.n_vocab:
+            wrong = int(tokens.min() if tokens.min() < 0 else tokens.max())
+            raise BadInputError(
+                f"token {wrong} is not in the model's vocabulary of {self.n_vocab}: the text was"
+                " encoded for another model"
+            )
+
+    @contextmanager
+    def _pool(self) -> Iterator[ThreadPoolExecutor]:
+        with one_thread(), ThreadPoolExecutor(self._threads) as pool:
+            yield pool
+
+    def _vocabulary(self) -> list[slice]:
+        step = max(1, PIECE_WEIGHTS // self.n_embd)
+        return [slice(start, start + step) for start in range(0, self.n_vocab, step)]
+
+    def _embed(self, tokens: np.ndarray, x: np.ndarray) -> None:
+        """x = the embeddings of tokens, from pieces of the table that hold some of them."""
+        flat, ids = x.reshape(-1, self.n_embd), tokens.reshape(-1)
+        order = np.argsort(ids, kind="stable")
+        for rows in self._vocabulary():
+            first, last = np.searchsorted(ids, (rows.start, rows.stop), sorter=order)
+            if first < last:
+                places = order[first:last]
+                flat[places] = self._model.rows(EMBEDDING, rows)[ids[places] - rows.start]
+        if self._sizes.embedding_scale != 1:
+            flat *= np.float32(self._sizes.embedding_scale)
+
+    def _load(self, number: int, n_ctx: int, pool: ThreadPoolExecutor) -> Block:
+        prefix = f"blk.{number}."
+        names = [name for name in self._model.shapes if name.startswith(prefix)]
+        weights = dict(zip(names, pool.map(self._model.rows, names), strict=True))
+        slides = self._sizes.windows[number] > 0
+        table = self._rope_table(slides, n_ctx)
+        return Block(number, self._sizes, weights, self._model.types, table, self._rounding)
+
+    def _rope_table(self, slides: bool, n_ctx: int) -> np.ndarray:
+        has_factors = ROPE_FACTORS in self._model.shapes
+        factors = self._model.rows(ROPE_FACTORS) if has_factors else None
+        rope = self._sizes.local_rope if slides else self._sizes.rope
+        return rope.table(n_ctx, factors)
+
+    def _head_rows(self, rows: slice) -> np.ndarray:
+        """Rows of the output head: decoded once if it is small, else whenever asked for."""
+        if 4 * self.n_vocab * self.n_embd > KEPT_HEAD:
+            return self._model.rows(self._head, rows)
+        if rows.start not in self._kept:
+            self._kept[rows.start] = self._model.rows(self._head, rows)
+        return self._kept[rows.start]
+
+
+def _tiles(n_windows: int, n_ctx: int) -> Iterator[slice]:
+    step = max(1, TILE_TOKENS // n_ctx)
+    for start in range(0, n_windows, step):
+        yield slice(start, min(start + step, n_windows))
+
+
+def _run(block: Block, x: np.ndarray, keep: bool, tile: slice) -> Captured:
+    """Advance a tile of windows; the sites' inputs if they are to be kept."""
+    captured: Captured = []
+
+    def tap(site: Site, values: np.ndarray) -> None:
+        if keep:
+            captured.append((site, values))
+
+    with np.errstate(all="ignore"):  # what is not finite is found by check_finite
+        block.run(x[tile], tap)
+    return captured
+
+
+def _final_norm(x: np.ndarray, weight: np.ndarray, eps: float, tile: slice) -> None:
+    with np.errstate(all="ignore"):
+        x[tile] = rms_norm(x[tile], weight, eps)
+    check_finite(x[tile], "the output norm")
