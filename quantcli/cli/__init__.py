@@ -72,7 +72,7 @@ def main() -> None:
         _complain(str(error))
         code = error.exit_code
     except KeyboardInterrupt:
-        _complain("interrupted; nothing was left behind")
+        _complain("interrupted; no unfinished file is left")
         code = 130
     except MemoryError:
         _complain("out of memory; use fewer --threads")

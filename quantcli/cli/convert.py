@@ -58,7 +58,7 @@ def convert(
         typer.Option(
             "--report",
             metavar="FILE",
-            help="Write the report to a .json or .md file, too.",
+            help="Write the report to a .json, .md or .html file, too.",
             rich_help_panel=options.RUN,
         ),
     ] = None,

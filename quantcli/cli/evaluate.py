@@ -60,7 +60,7 @@ def evaluate(
         typer.Option(
             "--report",
             metavar="FILE",
-            help="Write the result to a .json or .md file, too.",
+            help="Write the result to a .json, .md or .html file, too.",
             rich_help_panel=options.RUN,
         ),
     ] = None,
