@@ -15,7 +15,7 @@ PIECES_WAITING = 2  # pieces done or queued beside those in the threads
 
 # Measured upper bounds of private memory.
 BASE_BYTES = 64 << 20  # interpreter, numpy and the other packages
-THREAD_BYTES = 16 << 20  # a piece as float32, decoded again, and the search's scratch
+THREAD_BYTES = 20 << 20  # a piece as float32, decoded again, and the search's scratch
 PARSING_BYTES = 1700  # per token, while the tokenizer is read
 TOKEN_BYTES = 300  # per token, kept as metadata
 
