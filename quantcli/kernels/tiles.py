@@ -6,9 +6,9 @@ import numpy as np
 
 from quantcli.kernels import scratch
 
-# Per tile: a megabyte per array hides the cost of a numpy call, keeps threads from waiting
-# for one another's calls, and stays in the last cache.
-TILE_WEIGHTS = 1 << 18
+# Per tile: two megabytes per array. Smaller ones are no slower in one thread, but several threads
+# then wait for one another: each numpy call hands the interpreter lock over.
+TILE_WEIGHTS = 1 << 19
 LANES = 4  # weights that move together: 16 bytes of float32, one complex128
 
 

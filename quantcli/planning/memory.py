@@ -10,23 +10,25 @@ from pathlib import Path
 from quantcli.transformer.block import TILE_TOKENS
 from quantcli.transformer.scratch import IN_MEMORY
 
-PIECE_WEIGHTS = 1 << 20  # weights that one thread works on at a time
+PIECE_WEIGHTS = 1 << 19  # weights that one thread works on at a time
 PIECES_WAITING = 2  # pieces done or queued beside those in the threads
 
 # Measured upper bounds of private memory.
 BASE_BYTES = 64 << 20  # interpreter, numpy and the other packages
 THREAD_BYTES = 20 << 20  # a piece as float32, decoded again, and the search's scratch
+WEIGHTED_BYTES = 13 << 20  # what importance adds to a thread's scratch
 PARSING_BYTES = 1700  # per token, while the tokenizer is read
 TOKEN_BYTES = 300  # per token, kept as metadata
 
 
-def peak_memory(threads: int, packed_bytes: int, vocabulary: int) -> int:
+def peak_memory(threads: int, packed_bytes: int, vocabulary: int, weighted: bool) -> int:
     """Upper estimate of the private bytes of a conversion; the model's size does not enter.
 
-    packed_bytes: of one piece in all types that are written at once.
+    packed_bytes: of one piece in all types that are written at once; weighted: by an imatrix.
     """
     pieces = (threads + PIECES_WAITING) * packed_bytes
-    working = threads * THREAD_BYTES + pieces + vocabulary * TOKEN_BYTES
+    scratch = threads * (THREAD_BYTES + (WEIGHTED_BYTES if weighted else 0))
+    working = scratch + pieces + vocabulary * TOKEN_BYTES
     return BASE_BYTES + max(working, vocabulary * PARSING_BYTES)
 
 

@@ -147,7 +147,7 @@ class Plan:
             share = min(1.0, PIECE_WEIGHTS / versions[0].weights)
             packed = max(packed, share * sum(sizes.values()))
         vocabulary = len(self.files[0].metadata["tokenizer.ggml.tokens"])
-        needed = peak_memory(self.job.threads, math.ceil(packed), vocabulary)
+        needed = peak_memory(self.job.threads, math.ceil(packed), vocabulary, self.job.has_imatrix)
         if self.calibration is None or self.imatrix is None:
             return needed
         shapes = {origin.name: origin.shape for origin in self.origins}
