@@ -4,20 +4,17 @@ from quantcli.recipes.choose import Choice, choose_types, unused_patterns
 from quantcli.recipes.fallbacks import check_fallbacks
 from quantcli.recipes.file_types import FILE_TYPES, FileType, file_type, tensor_type
 from quantcli.recipes.recipe import Recipe, read_recipe, recipe_from_flags
-from quantcli.recipes.size import bpw, total_bytes
 
 __all__ = [
     "FILE_TYPES",
     "Choice",
     "FileType",
     "Recipe",
-    "bpw",
     "check_fallbacks",
     "choose_types",
     "file_type",
     "read_recipe",
     "recipe_from_flags",
     "tensor_type",
-    "total_bytes",
     "unused_patterns",
 ]
