@@ -13,6 +13,7 @@ from functools import partial
 
 import numpy as np
 
+from quantcli import sequence
 from quantcli.architectures import OutputTensor
 from quantcli.calibration import Text, calibrate, read_text
 from quantcli.errors import BadInputError, IntegrityError
@@ -70,6 +71,7 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
         writers = [open_files.enter_context(_writer(plan, file)) for file in plan.files]
         costs = _quantize(plan, writers, memory, progress)
         written = _commit(plan, writers, progress)
+    sequence.forget(plan)
     qualities = _evaluate(plan, written, text, progress)
     memory.sample()
     facts = zip(plan.files, written, costs, qualities, strict=True)
@@ -135,7 +137,7 @@ def _source(plan: Plan) -> CheckpointModel:
 
 def _calibrated(plan: Plan, progress: Progress) -> Plan:
     """The plan with values in its importance matrix, if it is to be made now."""
-    if plan.calibration is None:
+    if plan.calibration is None or plan.job.calibrates:
         return plan
     imatrix = calibrate(
         _source(plan),
@@ -162,6 +164,8 @@ def _quantize(
     plan: Plan, writers: list[Writer], memory: PeakMemory, progress: Progress
 ) -> list[list[Cost]]:
     """Encode every piece in every type it is wanted in; costs per file and tensor."""
+    if plan.job.calibrates:
+        return sequence.quantize(plan, writers, memory, progress)
     costs = [[Cost()] * len(plan.origins) for _ in plan.files]
     progress.start("Quantizing", sum(4 * t.weights for t in plan.files[0].tensors))
     ahead = plan.job.threads + PIECES_WAITING

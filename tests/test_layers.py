@@ -15,7 +15,7 @@ LINES = [
     {"calibration"},
     {"evaluation", "methods"},
     {"planning", "inspection"},
-    {"report"},
+    {"report", "sequence"},
     {"pipeline"},
     {"cli"},
 ]

@@ -5,6 +5,7 @@ from typing import Any
 
 from quantcli.calibration.text import BUILTIN
 from quantcli.errors import UsageError
+from quantcli.methods import method_info
 from quantcli.planning import Job, default_threads
 from quantcli.recipes import Recipe, read_recipe, recipe_from_flags
 
@@ -22,6 +23,7 @@ def make_job(
     calibration: str | None,
     calibration_tokens: int | None,
     threads: int | None,
+    method: str = "rtn",
     on_fallback: str,
     **rest: Any,
 ) -> Job:
@@ -37,20 +39,26 @@ def make_job(
         source=source,
         types=tuple(name for name in types.split(",") if name),
         recipe=recipe.merged_with(recipe_from_flags(**flags)),
+        method=method,
         on_fallback=on_fallback,
         threads=threads or default_threads(),
-        **_importance(imatrix, calibration, calibration_tokens),
+        **_statistics(method, imatrix, calibration, calibration_tokens),
         **rest,
     )
 
 
-def _importance(
-    imatrix: Path | None, calibration: str | None, tokens: int | None
+def _statistics(
+    method: str, imatrix: Path | None, calibration: str | None, tokens: int | None
 ) -> dict[str, Any]:
-    """The job's fields for an importance matrix: from a file, or made on the fly."""
-    if imatrix == AUTO:
+    """The job's fields for a method that calibrates, or for an importance matrix."""
+    if imatrix == AUTO or method_info(method).calibrates:
+        if imatrix not in (None, AUTO):
+            raise UsageError(f"--method {method} makes its own statistics; leave --imatrix out")
         limit = {"calibration_tokens": tokens} if tokens else {}
         return {"calibrate": calibration or BUILTIN, **limit}
     if calibration or tokens:
-        raise UsageError("--calibration and --calibration-tokens are for --imatrix auto")
+        raise UsageError(
+            "--calibration and --calibration-tokens are for --imatrix auto and for "
+            "methods that calibrate (`quantcli list methods`)"
+        )
     return {"imatrix": imatrix}

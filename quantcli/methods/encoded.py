@@ -10,13 +10,18 @@ from quantcli.tensor_types import TensorType, flushed_blocks
 
 @dataclass(frozen=True)
 class Cost:
-    """Error sums over some weights of a tensor; pieces of a tensor add up."""
+    """Error sums over some weights of a tensor; pieces of a tensor add up.
+
+    Methods that look at outputs give the squared error of those, and that of rounding to nearest.
+    """
 
     weights: int = 0
     squared_weight: float = 0.0
     squared_error: float = 0.0
     max_error: float = 0.0
     flushed: int = 0  # blocks of non-zero weights too small for their type's scale
+    output_error: float = 0.0
+    rounding_error: float = 0.0
 
     def __add__(self, other: Self) -> "Cost":
         return Cost(
@@ -25,7 +30,17 @@ class Cost:
             self.squared_error + other.squared_error,
             max(self.max_error, other.max_error),
             self.flushed + other.flushed,
+            self.output_error + other.output_error,
+            self.rounding_error + other.rounding_error,
         )
+
+    @property
+    def of_rounding(self) -> float | None:
+        """Squared error of the outputs relative to that of rounding to nearest, if both are known.
+
+        1 where the method did no better, and rounding to nearest was kept.
+        """
+        return self.output_error / self.rounding_error if self.rounding_error else None
 
     @property
     def rmse(self) -> float:

@@ -18,7 +18,6 @@ from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, rea
 from quantcli.checkpoint import Checkpoint, open_checkpoint
 from quantcli.errors import BadInputError, UsageError
 from quantcli.gguf_file import Shard, Slot, data_bytes, encode_header, plan_shards
-from quantcli.methods import check_method
 from quantcli.model import CheckpointModel
 from quantcli.planning.job import Job
 from quantcli.planning.memory import PIECE_WEIGHTS, calibration_memory, peak_memory
@@ -176,6 +175,12 @@ class Plan:
         imatrix = [self.job.imatrix] if self.job.imatrix else []
         return [*(root / name for name in self.checkpoint.source_files), *imatrix]
 
+    @property
+    def snapshots(self) -> Path:
+        """The folder that keeps what --resume needs, beside the first output."""
+        first = self.files[0].path
+        return first.with_name(f".{first.name}.resume")
+
     def versions(self, index: int) -> list[PlannedTensor]:
         """The tensor of that place in every file."""
         return [file.tensors[index] for file in self.files]
@@ -196,9 +201,10 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     kinds = list(dict.fromkeys(file_type(name) for name in job.types))
     if not kinds:
         raise UsageError("no file type was asked for; `quantcli list types` names them")
-    check_method(job.method)
+    if job.calibrates and job.imatrix:
+        raise UsageError(f"--method {job.method} makes its own statistics; leave --imatrix out")
     imatrix = read_imatrix(job.imatrix) if job.imatrix else None
-    calibration = read_text(job.calibrate) if job.calibrate else None
+    calibration = read_text(job.text) if job.text else None
     checkpoint = open_checkpoint(
         job.source, revision=job.revision, weights=weights, progress=progress
     )
@@ -211,10 +217,11 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
     if calibration is not None:
         model = CheckpointModel(checkpoint, origins, metadata)
-        tokens = job.calibration_tokens
-        imatrix = blank_imatrix(model, calibration, tokens=tokens, name=ON_THE_FLY)
+        made = blank_imatrix(model, calibration, tokens=job.calibration_tokens, name=ON_THE_FLY)
+        metadata["quantcli.calibration.sha256"] = calibration.sha256
+        imatrix = None if job.calibrates else made
     if imatrix is not None:
-        metadata |= imatrix_metadata(imatrix, calibration)
+        metadata |= imatrix_metadata(imatrix)
     files = _plan_files(job, kinds, origins, metadata, checkpoint)
     check_distinct([file.path for file in files])
     if imatrix is not None:
@@ -310,7 +317,7 @@ def _type_warnings(job: Job, kind: FileType, choices: list[Choice]) -> list[str]
         f"{kind.name}: --tensor-type {pattern!r} decides no tensor's type"
         for pattern in unused_patterns(job.recipe, choices)
     ]
-    if kind.wants_imatrix and not job.has_imatrix:
+    if kind.wants_imatrix and not (job.has_imatrix or job.calibrates):
         found.append(
             f"{kind.name} is poor without an importance matrix; give one with --imatrix, "
             "or --imatrix auto"
