@@ -17,7 +17,7 @@ from quantcli.parallel import in_order
 from quantcli.planning import Plan
 from quantcli.planning.memory import PeakMemory
 from quantcli.progress import Progress
-from quantcli.workers import Workers
+from quantcli.workers import QUEUED, Workers
 
 # To start processes takes as long as to encode about as many weights.
 WORTH_PROCESSES = 1 << 24
@@ -35,16 +35,17 @@ def quantize(
     costs = [[Cost()] * len(plan.origins) for _ in plan.files]
     progress.start("Quantizing", sum(4 * t.weights for t in plan.files[0].tensors))
     processes = plan.job.threads if plan.weights >= WORTH_PROCESSES else 1
+    threads = 1
     with ExitStack() as stack:
         encode: Callable[[Piece], list[Done]] = _job(plan, writers)
         pids: Callable[[], Iterable[int]] = tuple
         if processes > 1:
             encode = workers = stack.enter_context(Workers(encode, processes))
-            pids = workers.pids
+            pids, threads = workers.pids, processes * QUEUED
         else:
             stack.enter_context(blas.one_thread())  # as in workers
-        pool = stack.enter_context(ThreadPoolExecutor(processes))
-        for piece, done in in_order(pool, encode, pieces(plan), 3 * processes):
+        pool = stack.enter_context(ThreadPoolExecutor(threads))
+        for piece, done in in_order(pool, encode, pieces(plan), 2 * threads):
             for writer, cost, (run, part) in zip(writers, costs, done, strict=True):
                 writer.add(piece.name, run)
                 cost[piece.index] += part

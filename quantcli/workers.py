@@ -10,6 +10,7 @@ import gc
 import os
 import pickle
 import queue
+import select
 import signal
 import socket
 import subprocess
@@ -22,6 +23,8 @@ from typing import Any, Generic, Self, TypeVar
 
 from quantcli.errors import ResourceError
 
+QUEUED = 2  # items that a process has at the same time: in work and waiting
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -32,26 +35,31 @@ _START = (
 _ONE_BLAS_THREAD = dict.fromkeys(
     ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )
+# glibc gives the memory of an item back to the system, whose pages then cost more than the work.
+_KEEP_FREED_MEMORY = dict.fromkeys(
+    ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"), str(32 << 20)
+)
 
 
 class Workers(Generic[Item, Result]):
-    """`count` processes, as a context manager; calling it is calling `job` in one that is free.
+    """`count` processes, as a context manager; calling it is calling `job` in one of them.
 
-    `job` is pickled once, items and results each time. Call it from at most `count` threads.
+    `job` is pickled once, items and results each time. Called from `count` * QUEUED threads every
+    process has its next item at hand when it is done with one.
     """
 
     def __init__(self, job: Callable[[Item], Result], count: int) -> None:
         """Start them, without waiting until they are ready."""
-        pairs = [socket.socketpair() for _ in range(count)]
+        pairs = [socket.socketpair() for _ in range(count * QUEUED)]
         theirs = [their.fileno() for _, their in pairs]
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, *map(str, theirs)],
+            [sys.executable, "-P", "-c", _START, str(count), *map(str, theirs)],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             pass_fds=theirs,
             process_group=0,  # a terminal's Ctrl-C is for us: we end them
-            env=os.environ | _ONE_BLAS_THREAD,
+            env=os.environ | _ONE_BLAS_THREAD | _KEEP_FREED_MEMORY,
         )
         self._streams = [our.makefile("rwb") for our, _ in pairs]
         for pair in pairs:
@@ -117,34 +125,33 @@ class Workers(Generic[Item, Result]):
 
 
 def serve() -> None:
-    """In the fresh interpreter: fork a worker for each socket, wait for all, report a death."""
-    sockets = [int(argument) for argument in sys.argv[1:]]
+    """In the fresh interpreter: fork the workers, wait for all, report a death."""
+    count, *sockets = map(int, sys.argv[1:])
     job = pickle.load(sys.stdin.buffer)
     gc.collect()
     gc.freeze()  # later collections need not touch, and so copy, the shared memory
-    for mine in sockets:
+    for worker in range(count):
         if os.fork() == 0:
-            for other in sockets:
-                if other != mine:
-                    os.close(other)
-            with suppress(OSError):  # the caller is gone
+            mine = sockets[worker::count]
+            for other in set(sockets).difference(mine):
+                os.close(other)
+            with suppress(OSError, EOFError):  # the caller is gone
                 _work(job, mine)
             os._exit(0)
     for fd in sockets:
         os.close(fd)
-    for _ in sockets:
+    for _ in range(count):
         _, status = os.wait()
         if os.WIFSIGNALED(status):
             os._exit(os.WTERMSIG(status))
 
 
-def _work(job: Callable[[Any], Any], fd: int) -> None:
-    with socket.socket(fileno=fd) as connection, connection.makefile("rwb") as stream:
-        while True:
-            try:
-                item = pickle.load(stream)
-            except EOFError:
-                return
+def _work(job: Callable[[Any], Any], sockets: list[int]) -> None:
+    streams = {fd: socket.socket(fileno=fd).makefile("rwb") for fd in sockets}
+    while True:
+        for fd in select.select(sockets, [], [])[0]:
+            stream = streams[fd]
+            item = pickle.load(stream)
             try:
                 reply = True, job(item)
             except Exception as error:  # raised again in the caller
