@@ -5,6 +5,7 @@ from typing import Self
 
 import numpy as np
 
+from quantcli.errors import IntegrityError
 from quantcli.tensor_types import TensorType, flushed_blocks
 
 
@@ -62,12 +63,20 @@ class Encoded:
 
 
 def measured(w: np.ndarray, packed: np.ndarray, kind: TensorType) -> Encoded:
-    """Decode what was packed and compare it with the float32 rows w [rows, n]."""
+    """Decode what was packed and compare it with the float32 rows w [rows, n].
+
+    Raises IntegrityError for a stored scale that is not finite.
+    """
+    if not kind.scales_finite(packed):
+        raise IntegrityError(f"a scale of {kind.name} is not finite")
     decoded = kind.decode(packed)
     flushed = flushed_blocks(w, decoded, kind.block_size) if kind.quantized else 0
     difference = np.subtract(decoded, w, out=decoded)
     max_error = float(max(difference.max(), -difference.min()))
-    # numpy sums pairwise: float32 keeps six digits, at half the cost of a sum in float64.
-    squared_error = float(np.square(difference, out=difference).sum())
-    squared_weight = float(np.square(w, out=difference).sum())
+    squared_error, squared_weight = _squares(difference), _squares(w)
     return Encoded(packed, Cost(w.size, squared_weight, squared_error, max_error, flushed))
+
+
+def _squares(rows: np.ndarray) -> float:
+    """The sum of all squares: within rows [rows, n] in float32, which keeps six digits."""
+    return float(np.vecdot(rows, rows).sum(dtype=np.float64))

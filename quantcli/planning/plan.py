@@ -18,9 +18,10 @@ from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, rea
 from quantcli.checkpoint import Checkpoint, open_checkpoint
 from quantcli.errors import BadInputError, UsageError
 from quantcli.gguf_file import Shard, Slot, data_bytes, encode_header, plan_shards
+from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.model import CheckpointModel
 from quantcli.planning.job import Job
-from quantcli.planning.memory import PIECE_WEIGHTS, calibration_memory, peak_memory
+from quantcli.planning.memory import calibration_memory, peak_memory
 from quantcli.planning.metadata import common_metadata, count_parameters, imatrix_metadata
 from quantcli.planning.names import check_distinct, output_path
 from quantcli.planning.overrides import apply_overrides
@@ -152,6 +153,11 @@ class Plan:
         shapes = {origin.name: origin.shape for origin in self.origins}
         tokens = self.imatrix.chunks * self.imatrix.chunk_size
         return max(needed, calibration_memory(shapes, tokens, self.job.threads, vocabulary))
+
+    @property
+    def weights(self) -> int:
+        """Number of weights to be encoded, each once per output."""
+        return sum(tensor.weights for file in self.files for tensor in file.tensors)
 
     @property
     def origins(self) -> list[OutputTensor]:
