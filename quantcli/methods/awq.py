@@ -99,7 +99,9 @@ def divide_producer(weights: dict[str, np.ndarray], fold: Fold, s: np.ndarray) -
 
 def fold_statistics(moments: np.ndarray, s: np.ndarray) -> np.ndarray:
     """Second moments [n, n] of the input (H, or C) after the fold: those of x / s."""
-    return moments / s[:, None] / s
+    folded = moments / s[:, None]
+    folded /= s
+    return folded
 
 
 def search(
@@ -148,11 +150,10 @@ def _spread(w: np.ndarray) -> np.ndarray:
 
 
 def _scales(fold: Fold, squares: np.ndarray, exponent: float) -> np.ndarray:
-    """r^a over its geometric mean; columns that come from one row share their mean square."""
-    counts = np.bincount(fold.sources)
-    shared = np.bincount(fold.sources, squares) / counts
+    """r^a over its geometric mean; columns that come from one row share one scale."""
+    shared = np.bincount(fold.sources, squares)
     live = shared > 0
-    logs = np.zeros(len(counts))
+    logs = np.zeros(len(shared))
     logs[live] = exponent / 2 * np.log(shared[live])
     logs[live] -= logs[live].mean() if live.any() else 0
     limit = np.log(LARGEST)
