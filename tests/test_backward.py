@@ -9,11 +9,10 @@ from tiny_models import VARIANTS, build
 
 from quantcli.errors import BadInputError
 from quantcli.model import Model, open_model
-from quantcli.transformer import Transformer, backward, sampling, scratch
+from quantcli.transformer import Gradients, Transformer, backward, gradients, sampling, scratch
 from quantcli.transformer.activations import rms_norm
-from quantcli.transformer.backward import Gradients, gradients
 from quantcli.transformer.block_pass import BlockPass
-from quantcli.transformer.gradients import attention_and_pull
+from quantcli.transformer.derivatives import attention_and_pull
 from quantcli.transformer.hyperparameters import read_hyperparameters
 
 N_CTX = 80  # more than the sliding windows of the tiny models

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from quantcli.transformer.gradients import (
+from quantcli.transformer.derivatives import (
     Pull,
     attention_and_pull,
     gate_and_pull,

@@ -10,7 +10,7 @@ from quantcli.model import Model
 from quantcli.parallel import in_order
 from quantcli.transformer.attention import soft_cap
 from quantcli.transformer.block import check_finite
-from quantcli.transformer.gradients import norm_and_pull
+from quantcli.transformer.derivatives import norm_and_pull
 from quantcli.transformer.hyperparameters import Hyperparameters
 from quantcli.transformer.layout import OUTPUT_NORM, head_name
 
