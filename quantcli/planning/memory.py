@@ -68,12 +68,12 @@ class PeakMemory:
         It takes some time, so it happens at most every INTERVAL seconds.
         """
         if time.monotonic() >= self._next:
-            processes = ("self", *workers())
+            processes = ("self", *map(str, workers()))
             self.peak = max(self.peak, sum(map(_private_bytes, processes)) or _peak_resident())
             self._next = time.monotonic() + INTERVAL
 
 
-def _private_bytes(process: int | str) -> int:
+def _private_bytes(process: str) -> int:
     """Memory behind no file, of pages shared with other processes a share; 0 if not known."""
     with suppress(OSError):
         found = re.search(r"Pss_Anon: *(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text())
