@@ -92,7 +92,8 @@ class Workers(Generic[Item, Result]):
 
     def _obituary(self) -> str:
         try:
-            how = f"ended by signal {signal.Signals(self._process.wait(1)).name}"
+            code = self._process.wait(1)
+            how = f"ended by signal {signal.Signals(-code if code < 0 else code - 128).name}"
         except (subprocess.TimeoutExpired, ValueError):
             how = "gone"
         return f"a worker process is {how}, likely for want of memory; use fewer --threads"
@@ -143,7 +144,7 @@ def serve() -> None:
     for _ in range(count):
         _, status = os.wait()
         if os.WIFSIGNALED(status):
-            os._exit(os.WTERMSIG(status))
+            os._exit(128 + os.WTERMSIG(status))
 
 
 def _work(job: Callable[[Any], Any], sockets: list[int]) -> None:
