@@ -12,7 +12,7 @@ from quantcli.methods.encoded import Cost
 from quantcli.model import Model
 from quantcli.tensor_types import TensorType
 
-PIECE_WEIGHTS = 1 << 19
+PIECE_WEIGHTS = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
