@@ -28,7 +28,7 @@ QUEUED = 2  # items that a process has at the same time: in work and waiting
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_START = (
+_SERVE = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
     "from quantcli.workers import serve; serve()"
 )
@@ -49,18 +49,14 @@ class Workers(Generic[Item, Result]):
     """
 
     def __init__(self, job: Callable[[Item], Result], count: int) -> None:
-        """Start them, without waiting until they are ready."""
-        pairs = [socket.socketpair() for _ in range(count * QUEUED)]
-        theirs = [their.fileno() for _, their in pairs]
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, str(count), *map(str, theirs)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=theirs,
-            process_group=0,  # a terminal's Ctrl-C is for us: we end them
-            env=os.environ | _ONE_BLAS_THREAD | _KEEP_FREED_MEMORY,
-        )
+        """Start them, without waiting until they are ready. Raises ResourceError."""
+        try:
+            pairs = [socket.socketpair() for _ in range(count * QUEUED)]
+            self._process = _start(count, [their.fileno() for _, their in pairs])
+        except OSError as error:
+            raise ResourceError(
+                f"{count} worker processes cannot be started: {error.strerror}; use fewer --threads"
+            ) from None
         self._streams = [our.makefile("rwb") for our, _ in pairs]
         for pair in pairs:
             for end in pair:
@@ -123,6 +119,18 @@ class Workers(Generic[Item, Result]):
             with suppress(OSError):
                 stream.close()
         self._process.wait()
+
+
+def _start(count: int, sockets: list[int]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _SERVE, str(count), *map(str, sockets)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=sockets,
+        process_group=0,  # a terminal's Ctrl-C is for us: we end them
+        env=os.environ | _ONE_BLAS_THREAD | _KEEP_FREED_MEMORY,
+    )
 
 
 def serve() -> None:

@@ -90,6 +90,15 @@ def test_a_job_that_cannot_start_is_an_error(monkeypatch: pytest.MonkeyPatch) ->
         workers("item")
 
 
+def test_no_room_for_another_process_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    with pytest.raises(ResourceError, match="2 worker processes cannot be started: Resource"):
+        Workers(job, 2)
+
+
 @pytest.fixture
 def processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Use worker processes for the smallest model."""

@@ -45,10 +45,9 @@ class PartFile:
         view = np.frombuffer(data, np.uint8).data
         run = Run(len(view), zlib.crc32(view))
         with one_line(self.path, "write"):
-            if self._fd is None:
-                self._fd = os.open(self.part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = self._open()
             while view:
-                n = os.pwrite(self._fd, view, offset)
+                n = os.pwrite(fd, view, offset)
                 offset += n
                 view = view[n:]
         return run
@@ -60,6 +59,7 @@ class PartFile:
         """
         sha256, checks = hashlib.sha256(), _Checks(runs)
         with one_line(self.path, "write"), ThreadPoolExecutor(1) as pool:
+            os.fsync(self._open())
             hashed: Future[None] = pool.submit(sha256.update, b"")
             for block in _blocks_on_disk(self.part):
                 if not checks.match(block):
@@ -71,6 +71,11 @@ class PartFile:
         if not checks.complete():
             raise self._damaged()
         return sha256.hexdigest()
+
+    def _open(self) -> int:
+        if self._fd is None:
+            self._fd = os.open(self.part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return self._fd
 
     def _damaged(self) -> IntegrityError:
         return IntegrityError(f"{self.path}: the disk returned other bytes than were written")
@@ -118,18 +123,17 @@ def _blocks_on_disk(part: Path) -> Iterator[memoryview]:
 
 
 def _open_uncached(part: Path, buffer: memoryview) -> int:
-    """Open a file that is to be read from disk, after everything has got there."""
-    fd = os.open(part, os.O_RDONLY | os.O_CLOEXEC)
-    os.fsync(fd)
+    """Open a flushed file so that reads come from the disk."""
+    flags = os.O_RDONLY | os.O_CLOEXEC
     with suppress(OSError):  # not every file system knows direct reads
-        direct = os.open(part, os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECT)
+        fd = os.open(part, flags | getattr(os, "O_DIRECT", 0))
         try:
-            os.preadv(direct, [buffer], 0)
+            os.preadv(fd, [buffer], 0)
         except OSError:
-            os.close(direct)
+            os.close(fd)
             raise
-        os.close(fd)
-        return direct
+        return fd
+    fd = os.open(part, flags)
     os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
     return fd
 
