@@ -4,14 +4,15 @@ Pieces are cut the same way whatever the number of processes, so that outputs ar
 memory is bounded by one piece per process.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from itertools import islice
 
 from quantcli import blas
 from quantcli.gguf_file import Writer
 from quantcli.methods.encoded import Cost
-from quantcli.methods.pieces import PIECE_WEIGHTS, Done, Piece, RoundPiece, Target
+from quantcli.methods.pieces import PIECE_WEIGHTS, Done, Piece, RoundPieces, Target
 from quantcli.model import CheckpointModel, matrix_shape
 from quantcli.parallel import in_order
 from quantcli.planning import Plan
@@ -21,6 +22,7 @@ from quantcli.workers import QUEUED, Workers
 
 # To start processes takes as long as to encode about as many weights.
 WORTH_PROCESSES = 1 << 24
+PIECES_SENT = 4  # at a time: fewer messages to answer
 
 
 def quantize(
@@ -37,7 +39,7 @@ def quantize(
     processes = plan.job.threads if plan.weights >= WORTH_PROCESSES else 1
     threads = 1
     with ExitStack() as stack:
-        encode: Callable[[Piece], list[Done]] = _job(plan, writers)
+        encode: Callable[[Sequence[Piece]], list[list[Done]]] = _job(plan, writers)
         pids: Callable[[], Iterable[int]] = tuple
         if processes > 1:
             encode = workers = stack.enter_context(Workers(encode, processes))
@@ -45,17 +47,18 @@ def quantize(
         else:
             stack.enter_context(blas.one_thread())  # as in workers
         pool = stack.enter_context(ThreadPoolExecutor(threads))
-        for piece, done in in_order(pool, encode, pieces(plan), 2 * threads):
-            for writer, cost, (run, part) in zip(writers, costs, done, strict=True):
-                writer.add(piece.name, run)
-                cost[piece.index] += part
+        for batch, results in in_order(pool, encode, _batches(plan), 2 * threads):
+            for piece, done in zip(batch, results, strict=True):
+                for writer, cost, (run, part) in zip(writers, costs, done, strict=True):
+                    writer.add(piece.name, run)
+                    cost[piece.index] += part
+                progress.advance(4 * part.weights)
             memory.sample(pids)
-            progress.advance(4 * part.weights)
     progress.finish()
     return costs
 
 
-def _job(plan: Plan, writers: list[Writer]) -> RoundPiece:
+def _job(plan: Plan, writers: list[Writer]) -> RoundPieces:
     model = CheckpointModel(plan.checkpoint, plan.origins, {})
     places = [writer.places() for writer in writers]
     targets = [
@@ -65,7 +68,12 @@ def _job(plan: Plan, writers: list[Writer]) -> RoundPiece:
         ]
         for index, origin in enumerate(plan.origins)
     ]
-    return RoundPiece(model, targets)
+    return RoundPieces(model, targets)
+
+
+def _batches(plan: Plan) -> Iterator[Sequence[Piece]]:
+    together = pieces(plan)
+    return iter(lambda: tuple(islice(together, PIECES_SENT)), ())
 
 
 def pieces(plan: Plan) -> Iterator[Piece]:

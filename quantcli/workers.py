@@ -28,7 +28,7 @@ QUEUED = 2  # items that a process has at the same time: in work and waiting
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_START = (
+_SERVE = (
     "import pickle, sys; sys.path[:] = pickle.load(sys.stdin.buffer); "
     "from quantcli.workers import serve; serve()"
 )
@@ -49,18 +49,14 @@ class Workers(Generic[Item, Result]):
     """
 
     def __init__(self, job: Callable[[Item], Result], count: int) -> None:
-        """Start them, without waiting until they are ready."""
-        pairs = [socket.socketpair() for _ in range(count * QUEUED)]
-        theirs = [their.fileno() for _, their in pairs]
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, str(count), *map(str, theirs)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            pass_fds=theirs,
-            process_group=0,  # a terminal's Ctrl-C is for us: we end them
-            env=os.environ | _ONE_BLAS_THREAD | _KEEP_FREED_MEMORY,
-        )
+        """Start them, without waiting until they are ready. Raises ResourceError."""
+        try:
+            pairs = [socket.socketpair() for _ in range(count * QUEUED)]
+            self._process = _start(count, [their.fileno() for _, their in pairs])
+        except OSError as error:
+            raise ResourceError(
+                f"{count} worker processes cannot be started: {error.strerror}; use fewer --threads"
+            ) from None
         self._streams = [our.makefile("rwb") for our, _ in pairs]
         for pair in pairs:
             for end in pair:
@@ -92,7 +88,8 @@ class Workers(Generic[Item, Result]):
 
     def _obituary(self) -> str:
         try:
-            how = f"ended by signal {signal.Signals(self._process.wait(1)).name}"
+            code = self._process.wait(1)
+            how = f"ended by signal {signal.Signals(-code if code < 0 else code - 128).name}"
         except (subprocess.TimeoutExpired, ValueError):
             how = "gone"
         return f"a worker process is {how}, likely for want of memory; use fewer --threads"
@@ -124,6 +121,18 @@ class Workers(Generic[Item, Result]):
         self._process.wait()
 
 
+def _start(count: int, sockets: list[int]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", _SERVE, str(count), *map(str, sockets)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        pass_fds=sockets,
+        process_group=0,  # a terminal's Ctrl-C is for us: we end them
+        env=os.environ | _ONE_BLAS_THREAD | _KEEP_FREED_MEMORY,
+    )
+
+
 def serve() -> None:
     """In the fresh interpreter: fork the workers, wait for all, report a death."""
     count, *sockets = map(int, sys.argv[1:])
@@ -143,7 +152,7 @@ def serve() -> None:
     for _ in range(count):
         _, status = os.wait()
         if os.WIFSIGNALED(status):
-            os._exit(os.WTERMSIG(status))
+            os._exit(128 + os.WTERMSIG(status))
 
 
 def _work(job: Callable[[Any], Any], sockets: list[int]) -> None:

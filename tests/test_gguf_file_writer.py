@@ -2,6 +2,8 @@
 # ruff: noqa: PT012  (what happens inside the block that raises is what is tested)
 
 import hashlib
+import os
+import pickle
 from pathlib import Path
 
 import gguf
@@ -10,6 +12,7 @@ import pytest
 
 from quantcli.errors import BadInputError, IntegrityError, OutputExistsError, UsageError
 from quantcli.gguf_file import (
+    PartFile,
     Slot,
     Writer,
     plan_shards,
@@ -136,22 +139,60 @@ def test_an_alignment_readers_refuse_fails_before_any_work(tmp_path, value):
         Writer(tmp_path / "m.gguf", {"general.alignment": value}, SLOTS)
 
 
-def test_check_sees_each_tensor_on_disk_and_can_reject_the_file(tmp_path):
+def test_commit_tells_how_far_verification_is(tmp_path):
     path = tmp_path / "m.gguf"
-    seen = {}
+    told = []
 
-    def check(entry):
+    def advance(n):
         assert not path.exists()
-        seen[entry.name] = read_tensor(entry).tobytes()
-        if entry.name == SLOTS[-1].name:
-            raise IntegrityError("scale not finite")
+        told.append(n)
 
-    with pytest.raises(IntegrityError, match="scale"), Writer(path, METADATA, SLOTS) as out:
+    with Writer(path, METADATA, SLOTS) as out:
         for slot in SLOTS:
             out.write(slot.name, content(slot))
-        out.commit(check)
-    assert seen == {slot.name: content(slot).tobytes() for slot in SLOTS}
-    assert list(tmp_path.iterdir()) == []
+        out.commit(advance)
+    assert sum(told) == path.stat().st_size
+
+
+def test_other_processes_write_at_their_places(tmp_path):
+    """In any order, through files opened anew; only the account follows the plan."""
+    with Writer(tmp_path / "m.gguf", METADATA, SLOTS, split_max_tensors=3) as out:
+        places = pickle.loads(pickle.dumps(out.places()))
+        runs = {}
+        for slot in SLOTS[::-1]:
+            file, offset = places[slot.name]
+            runs[slot.name] = file.write(offset, content(slot))
+        for slot in SLOTS:
+            out.add(slot.name, runs[slot.name])
+        others = out.commit()
+    (tmp_path / "one").mkdir()
+    written = write(tmp_path / "one" / "m.gguf", split_max_tensors=3)
+    assert [w.sha256 for w in others] == [w.sha256 for w in written]
+
+
+@pytest.mark.parametrize("direct", [True, False])
+@pytest.mark.parametrize("damage", ["flip", "cut", "append"])
+def test_a_file_that_reads_back_differently_is_refused(tmp_path, monkeypatch, direct, damage):
+    """Also where the file system knows no reads around its cache."""
+    if not direct:
+        monkeypatch.setattr(os, "O_DIRECT", os.O_DIRECTORY)
+    path, data = tmp_path / "part", np.random.default_rng(1).bytes((5 << 20) + 7)
+    file = PartFile(tmp_path / "out", path)
+    path.touch()
+    sizes = [(3 << 20) + 1, 0, 12, (2 << 20) - 6]
+    starts = np.cumsum([0, *sizes[:-1]]).tolist()
+    runs = [file.write(a, data[a : a + n]) for a, n in zip(starts, sizes, strict=True)]
+    told = []
+    assert file.read_back(runs, told.append) == hashlib.sha256(data).hexdigest()
+    assert sum(told) == len(data)
+    with path.open("r+b") as out:
+        if damage == "cut":
+            out.truncate(len(data) - 1)
+        else:
+            out.seek(-3 if damage == "flip" else 0, 2)
+            out.write(bytes([data[-3] ^ 1]))
+    with pytest.raises(IntegrityError, match="out: the disk returned other bytes"):
+        file.read_back(runs, abs)
 
 
 def test_bytes_that_change_on_disk_are_noticed(tmp_path):

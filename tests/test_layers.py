@@ -6,8 +6,8 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "quantcli"
 
 LINES = [
-    {"blas", "errors", "parallel", "progress", "workers"},
-    {"kernels"},
+    {"blas", "errors", "parallel", "progress"},
+    {"kernels", "workers"},
     {"tensor_types", "checkpoint", "architectures", "gguf_file"},
     {"tokenizer", "recipes"},
     {"model"},

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from big_models import build_big
 
+from quantcli.pipeline import convert
 from quantcli.planning import Job, make_plan
 
 LIMIT = 600 << 20
@@ -25,6 +26,12 @@ def test_peak_memory_is_bounded(tmp_path: Path, gigabytes: int) -> None:
         check=True,
         timeout=1200,
     )
+
+
+@pytest.mark.slow
+def test_sixteen_processes_together_need_no_more_than_planned(tmp_path: Path) -> None:
+    job = Job(str(build_big(tmp_path / "big", 1)), ("Q4_K_M",), tmp_path, threads=16)
+    assert convert(job).peak_memory_bytes < make_plan(job).peak_memory_bytes < LIMIT
 
 
 @pytest.mark.slow

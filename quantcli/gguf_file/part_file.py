@@ -2,11 +2,12 @@
 
 import errno
 import hashlib
+import mmap
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from quantcli.errors import IntegrityError, QuantcliError, ResourceError, UsageError
 
-READ_BYTES = 1 << 20  # at a time, when the file is read back
+BLOCK_BYTES = 1 << 20  # at a time, when the file is read back
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _MISPLACED = {
@@ -44,10 +45,9 @@ class PartFile:
         view = np.frombuffer(data, np.uint8).data
         run = Run(len(view), zlib.crc32(view))
         with one_line(self.path, "write"):
-            if self._fd is None:
-                self._fd = os.open(self.part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            fd = self._open()
             while view:
-                n = os.pwrite(self._fd, view, offset)
+                n = os.pwrite(fd, view, offset)
                 offset += n
                 view = view[n:]
         return run
@@ -57,34 +57,85 @@ class PartFile:
 
         `advance` hears of bytes read. Raises IntegrityError if they are not what was written.
         """
-        sha256 = hashlib.sha256()
-        buffers = [memoryview(bytearray(READ_BYTES)) for _ in range(2)]
-        with (
-            one_line(self.path, "write"),
-            self.part.open("rb") as file,
-            ThreadPoolExecutor(1) as pool,  # hashes what was read while we read on
-        ):
-            os.fsync(file.fileno())
-            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-            hashed: Future[object] = pool.submit(int)
-            for nbytes, expected in runs:
-                crc32 = 0
-                for start in range(0, nbytes, READ_BYTES):
-                    view = buffers[0][: min(READ_BYTES, nbytes - start)]
-                    crc32 = zlib.crc32(view[: file.readinto(view)], crc32)
-                    hashed.result()
-                    hashed = pool.submit(sha256.update, view)
-                    buffers.reverse()
-                if crc32 != expected:
+        sha256, checks = hashlib.sha256(), _Checks(runs)
+        with one_line(self.path, "write"), ThreadPoolExecutor(1) as pool:
+            os.fsync(self._open())
+            hashed: Future[None] = pool.submit(sha256.update, b"")
+            for block in _blocks_on_disk(self.part):
+                if not checks.match(block):
                     raise self._damaged()
-                advance(nbytes)
+                hashed.result()  # one block is hashed while the next one is read and checked
+                hashed = pool.submit(sha256.update, block)
+                advance(len(block))
             hashed.result()
-            if file.read(1):
-                raise self._damaged()
+        if not checks.complete():
+            raise self._damaged()
         return sha256.hexdigest()
+
+    def _open(self) -> int:
+        if self._fd is None:
+            self._fd = os.open(self.part, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        return self._fd
 
     def _damaged(self) -> IntegrityError:
         return IntegrityError(f"{self.path}: the disk returned other bytes than were written")
+
+
+class _Checks:
+    """Compares a file, block by block, with the runs that it was written in."""
+
+    def __init__(self, runs: Iterable[Run]) -> None:
+        self._runs = iter(runs)
+        self._left = self._expected = self._crc32 = 0
+
+    def match(self, block: memoryview) -> bool:
+        """Whether all runs that end in the next block of the file are as they were written."""
+        while block:
+            while not self._left:
+                run = next(self._runs, None)
+                if run is None:
+                    return False
+                self._left, self._expected, self._crc32 = *run, 0
+            part, block = block[: self._left], block[self._left :]
+            self._crc32 = zlib.crc32(part, self._crc32)
+            self._left -= len(part)
+            if not self._left and self._crc32 != self._expected:
+                return False
+        return True
+
+    def complete(self) -> bool:
+        """Whether the file ended where the last run does."""
+        return not self._left and not any(run.nbytes for run in self._runs)
+
+
+def _blocks_on_disk(part: Path) -> Iterator[memoryview]:
+    """The file as the disk returns it. A block is good until the next but one is asked for."""
+    buffers = [memoryview(mmap.mmap(-1, BLOCK_BYTES)) for _ in range(2)]
+    fd = _open_uncached(part, buffers[0])
+    try:
+        start = 0
+        while n := os.preadv(fd, buffers[:1], start):
+            yield buffers[0][:n]
+            start += n
+            buffers.reverse()
+    finally:
+        os.close(fd)
+
+
+def _open_uncached(part: Path, buffer: memoryview) -> int:
+    """Open a flushed file so that reads come from the disk."""
+    flags = os.O_RDONLY | os.O_CLOEXEC
+    with suppress(OSError):  # not every file system knows direct reads
+        fd = os.open(part, flags | getattr(os, "O_DIRECT", 0))
+        try:
+            os.preadv(fd, [buffer], 0)
+        except OSError:
+            os.close(fd)
+            raise
+        return fd
+    fd = os.open(part, flags)
+    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    return fd
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from quantcli.methods.encoded import Cost
 from quantcli.model import Model
 from quantcli.tensor_types import TensorType
 
-PIECE_WEIGHTS = 1 << 19
+PIECE_WEIGHTS = 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +42,8 @@ Done = tuple[Run, Cost]  # what was written for one output, and what it cost
 
 
 @dataclass(frozen=True)
-class RoundPiece:
-    """Called with a piece: rounds it to nearest and writes it, for every output that wants it.
+class RoundPieces:
+    """Called with pieces: rounds each to nearest and writes it, for every output that wants it.
 
     `targets` are per tensor and output. Raises BadInputError for values that a type cannot hold,
     ResourceError for a full disk.
@@ -52,7 +52,10 @@ class RoundPiece:
     model: Model
     targets: Sequence[Sequence[Target]]
 
-    def __call__(self, piece: Piece) -> list[Done]:
+    def __call__(self, pieces: Sequence[Piece]) -> list[list[Done]]:
+        return [self._round(piece) for piece in pieces]
+
+    def _round(self, piece: Piece) -> list[Done]:
         targets, first_row = self.targets[piece.index], piece.rows.start
         types = {target.type.name: target.type for target in targets}
         w = np.atleast_2d(self.model.rows(piece.name, piece.rows))

@@ -17,8 +17,9 @@ INTERVAL = 0.2  # seconds between two looks at the memory in use
 
 # Measured upper bounds of private memory.
 BASE_BYTES = 64 << 20  # interpreter, numpy and the other packages
-THREAD_BYTES = 20 << 20  # a piece as float32, decoded again, and the search's scratch
-WEIGHTED_BYTES = 13 << 20  # what importance adds to a thread's scratch
+SHARED_BYTES = 24 << 20  # the same in the processes that encode, who share it
+WORKER_BYTES = 18 << 20  # of each: a piece as float32, decoded again, and the search's scratch
+WEIGHTED_BYTES = 8 << 20  # what importance adds to the scratch
 PARSING_BYTES = 1700  # per token, while the tokenizer is read
 TOKEN_BYTES = 300  # per token, kept as metadata
 
@@ -28,9 +29,8 @@ def peak_memory(threads: int, packed_bytes: int, vocabulary: int, weighted: bool
 
     packed_bytes: of one piece in all types that are written at once; weighted: by an imatrix.
     """
-    pieces = threads * packed_bytes
-    scratch = threads * (THREAD_BYTES + (WEIGHTED_BYTES if weighted else 0))
-    working = scratch + pieces + vocabulary * TOKEN_BYTES
+    worker = WORKER_BYTES + (WEIGHTED_BYTES if weighted else 0) + packed_bytes
+    working = SHARED_BYTES + threads * worker + vocabulary * TOKEN_BYTES
     return BASE_BYTES + max(working, vocabulary * PARSING_BYTES)
 
 
@@ -68,12 +68,12 @@ class PeakMemory:
         It takes some time, so it happens at most every INTERVAL seconds.
         """
         if time.monotonic() >= self._next:
-            processes: tuple[int | str, ...] = ("self", *workers())
+            processes = ("self", *map(str, workers()))
             self.peak = max(self.peak, sum(map(_private_bytes, processes)) or _peak_resident())
             self._next = time.monotonic() + INTERVAL
 
 
-def _private_bytes(process: int | str) -> int:
+def _private_bytes(process: str) -> int:
     """Memory behind no file, of pages shared with other processes a share; 0 if not known."""
     with suppress(OSError):
         found = re.search(r"Pss_Anon: *(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text())
