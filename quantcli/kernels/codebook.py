@@ -19,15 +19,22 @@ class Codebook:
         doubled = np.arange(2 * values[0], 2 * values[-1] + 1)
         middles = np.add(values[1:], values[:-1])
         self._codes = np.searchsorted(middles, doubled, side="right").astype(np.uint8)
+        self._nearest = self.values[self._codes]
 
-    def nearest(self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def nearest(
+        self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray, largest: float = np.inf
+    ) -> np.ndarray:
         """The values nearest to x * inverse."""
-        with scratch.frame():
-            return np.take(self.values, self.codes(x, inverse), out=out, mode="clip")
+        return self._look_up(self._nearest, x, inverse, out)
 
     def codes(self, x: np.ndarray, inverse: np.ndarray) -> np.ndarray:
         """The indices u8 of the values nearest to x * inverse."""
-        codes = scratch.empty(x.shape, np.uint8)
+        return self._look_up(self._codes, x, inverse, scratch.empty(x.shape, np.uint8))
+
+    def _look_up(
+        self, table: np.ndarray, x: np.ndarray, inverse: np.ndarray, out: np.ndarray
+    ) -> np.ndarray:
+        """The entries of a table by half steps of x * inverse from the lowest value on."""
         low, high = np.float32(2 * self.values[0]), np.float32(2 * self.values[-1])
         with scratch.frame():
             doubled = np.multiply(x, inverse + inverse, out=scratch.empty(x.shape))
@@ -36,4 +43,4 @@ class Codebook:
             doubled -= low
             index = scratch.empty(x.shape, np.intp)
             np.copyto(index, doubled, casting="unsafe")
-            return np.take(self._codes, index, out=codes, mode="clip")
+            return np.take(table, index, out=out, mode="clip")
