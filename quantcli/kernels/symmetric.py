@@ -13,12 +13,11 @@ import numpy as np
 from quantcli.kernels import scratch
 from quantcli.kernels.rounding import (
     F16_MAX,
-    as_bits,
     clip,
     nearest,
     reciprocal,
-    select,
     signed_extreme,
+    small_up,
     to_half,
     to_half_scale,
 )
@@ -82,9 +81,7 @@ class _Weighted:
         """Sums of w x x: f32[S, R]."""
         return total_of_products(self.x, self.wx)
 
-    def moments(
-        self, inverse: np.ndarray, out: np.ndarray, largest: float = np.inf
-    ) -> np.ndarray:
+    def moments(self, inverse: np.ndarray, out: np.ndarray, largest: float = np.inf) -> np.ndarray:
         """Sums of w t t and w x t of the codes t nearest to x * inverse: out f32[2, S, R]."""
         t = self.rounding.nearest(self.x, inverse, self.codes, largest)
         weights = () if self.weights is None else (self.weights,)
@@ -127,30 +124,15 @@ def fit_super_blocks(
     scale, sll = search(data, deltas)
     whole = _Weighted(scale[:, None], sll[:, None], Integers(nscale))
     d = to_half_scale(search(whole, SUPER_DELTAS)[0][0])
-    scales = _integers(scale * reciprocal(d), nscale)
+    scales = small_up(scale * reciprocal(d), -nscale, nscale - 1)
     slx = scales * sll
     q = total_of_products(slx, scales)
     slx *= scale
     p = total(slx)
-    new = to_half(p / np.maximum(q, TINY))
-    d = select(as_bits(new * (2 * p - new * q) > d * (2 * p - d * q)), new, d)
+    d = to_half_scale(p / np.maximum(q, TINY))
     gain = gain_for(total(data.power()), d * p)
     stored = to_half(clip(d * gain, -F16_MAX, F16_MAX))
     return SymmetricGrid(stored, scales, gain)
-
-
-def _integers(wanted: np.ndarray, nscale: int) -> np.ndarray:
-    """Integer scales: small ones rather larger than smaller than wanted.
-
-    Too large a scale is too coarse, but too small a one clips. It matters where the scales of a
-    super-block are small because one sub-block of it holds an outlier.
-    """
-    size = wanted * wanted
-    size += np.float32(0.5)
-    np.sqrt(size, out=size)
-    np.copysign(size, wanted, out=size)
-    np.rint(size, out=size)
-    return clip(size, np.float32(-nscale), np.float32(nscale - 1), out=size)
 
 
 def fit_blocks(

@@ -50,11 +50,12 @@ class AffineSuperBlock(SuperBlock):
     weighted_candidates: ClassVar[affine.Candidates]
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> affine.AffineGrid:
-        candidates, passes = (
-            (self.candidates, 0) if weights is None else (self.weighted_candidates, 1)
-        )
+        weighted = weights is not None
+        candidates = self.weighted_candidates if weighted else self.candidates
         x = planes(tile, self.sub_blocks)
-        return affine.fit_super_blocks(x, weights, self.nmax, self.nscale, candidates, passes)
+        return affine.fit_super_blocks(
+            x, weights, self.nmax, self.nscale, candidates, remeasure=weighted
+        )
 
     def round(self, tile: np.ndarray, grid: affine.AffineGrid) -> np.ndarray:
         codes = scratch.empty(tile.shape)
