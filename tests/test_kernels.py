@@ -300,7 +300,7 @@ def test_fits_leave_their_arguments_alone() -> None:
     before = x.copy(), weights.copy()
     x.flags.writeable = weights.flags.writeable = False
     for w in (None, weights):
-        affine.fit_super_blocks(x, w, 3, 15, [(0, 0), (0, 0.3)], remeasure=True)
+        affine.fit_super_blocks(x, w, 3, 15, [(0, 0), (0, 0.3)], passes=2)
         symmetric.fit_super_blocks(x, w, EIGHT, 32, [0, 0.5])
     assert np.array_equal(x, before[0])
     assert np.array_equal(weights, before[1])

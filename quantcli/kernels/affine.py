@@ -160,14 +160,14 @@ def fit_super_blocks(
     nmax: int,
     nscale: int,
     candidates: Candidates,
-    remeasure: bool,
+    passes: int,
 ) -> AffineGrid:
     """Grid of the K types: x f32[n, S, R]; integer scales and mins 0..nscale, minimum <= 0.
 
     One sub-block with an outlier minimum would coarsen the mins of its whole super-block: 0.3 of
-    the expected rounding error of the mins counts against a candidate. Integers and (d, dmin) are
-    fitted to the codes that were best for each sub-block; with remeasure, a second time to the
-    codes on the grid of the first.
+    the expected rounding error of the mins counts against a candidate. passes: how often to look
+    for better integers, at first for the codes that were best for each sub-block, then for those
+    on the grid of the pass before.
     """
     data = _Shifted(x, weights, np.minimum(np.minimum.reduce(x, axis=0), ZERO))
     min_cost = 0.3 * x.shape[1] / (12 * nscale**2)
@@ -178,12 +178,13 @@ def fit_super_blocks(
     scales = small_up(scale * reciprocal(d), 0, nscale)
     mins = _best_mins(data, d * scales, dmin, moments, nscale)[1]
     grid = _super_scales(data, AffineGrid(d, dmin, scales, mins), moments)
-    if remeasure:
-        _measure(data, grid, nmax, out=moments)
-    changed = clip(grid.scales + CHANGES, ZERO, np.float32(nscale))
-    gains, mins = _best_mins(data, grid.d * changed, grid.dmin, moments, nscale)
-    scales, mins = best_of(gains, changed, mins)
-    grid = _super_scales(data, grid._replace(scales=scales, mins=mins), moments)
+    for again in range(passes):
+        if again:
+            _measure(data, grid, nmax, out=moments)
+        changed = clip(grid.scales + CHANGES, ZERO, np.float32(nscale))
+        gains, mins = _best_mins(data, grid.d * changed, grid.dmin, moments, nscale)
+        scales, mins = best_of(gains, changed, mins)
+        grid = _super_scales(data, grid._replace(scales=scales, mins=mins), moments)
     agreement = total(grid.step * moments[2] - grid.offset * data.sx)
     return _stretched(grid, gain_for(total(data.power()), agreement))
 

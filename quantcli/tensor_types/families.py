@@ -50,12 +50,11 @@ class AffineSuperBlock(SuperBlock):
     weighted_candidates: ClassVar[affine.Candidates]
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> affine.AffineGrid:
-        weighted = weights is not None
-        candidates = self.weighted_candidates if weighted else self.candidates
-        x = planes(tile, self.sub_blocks)
-        return affine.fit_super_blocks(
-            x, weights, self.nmax, self.nscale, candidates, remeasure=weighted
+        candidates, passes = (
+            (self.candidates, 1) if weights is None else (self.weighted_candidates, 2)
         )
+        x = planes(tile, self.sub_blocks)
+        return affine.fit_super_blocks(x, weights, self.nmax, self.nscale, candidates, passes)
 
     def round(self, tile: np.ndarray, grid: affine.AffineGrid) -> np.ndarray:
         codes = scratch.empty(tile.shape)
