@@ -170,6 +170,11 @@ def test_nearest_rounds_half_to_even_and_clips() -> None:
     assert rounding.nearest(x, F32(2), F32(1), 0, 15, out=out).tolist() == [3, 5, 7, 0, 15]
 
 
+def test_small_scales_are_rounded_up_sooner_and_large_ones_to_the_nearest() -> None:
+    x = np.array([0, 0.4, 1.3, 1.4, -1.4, 20.4, 20.6, -40, 40], F32)
+    assert rounding.small_up(x, -32, 31).tolist() == [1, 1, 1, 2, -2, 20, 21, -32, 31]
+
+
 @pytest.mark.parametrize("width", [1, 2, 4])
 @pytest.mark.parametrize("axis", [0, 1])
 def test_merge_and_split_are_inverse_and_place_field_i_at_bit_i_times_width(
@@ -263,6 +268,14 @@ def test_symmetric_blocks_on_a_grid_are_recovered() -> None:
     np.testing.assert_allclose(gain, 1, rtol=1e-5)
 
 
+def test_candidates_that_need_no_clipping_stay_within_the_codes() -> None:
+    x = RNG.standard_normal((16, 1, 800)).astype(F32)
+    extreme = np.abs(x).max(axis=0)
+    for largest in (7.49, 7.51, 9.0):
+        codes = EIGHT.nearest(x, F32(largest) / extreme, np.empty_like(x), largest)
+        assert (codes.min(), codes.max()) == (-8 if largest > 7.5 else -7, 7)
+
+
 @settings(max_examples=25)
 @given(st.integers(0, 2**32 - 1), st.floats(-30, 15))
 def test_more_candidates_never_raise_the_error_of_a_sub_block(seed: int, exponent: float) -> None:
@@ -272,7 +285,7 @@ def test_more_candidates_never_raise_the_error_of_a_sub_block(seed: int, exponen
 
     def error(deltas: list[float]) -> np.ndarray:
         data = symmetric._Weighted(x, weights, EIGHT)
-        scale = symmetric.search(data, deltas)
+        scale, _ = symmetric.search(data, deltas)
         data.moments(rounding.reciprocal(scale), out=np.empty((2, *scale.shape), F32))
         return (weights * (x - scale * data.codes) ** 2).sum(axis=0, dtype=np.float64)
 

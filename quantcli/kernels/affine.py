@@ -17,6 +17,7 @@ from quantcli.kernels.rounding import (
     nearest,
     reciprocal,
     select,
+    small_up,
     to_half,
     to_half_scale,
 )
@@ -34,7 +35,7 @@ from quantcli.kernels.search import (
 # A candidate (delta, offset) rounds (x - min) / (max - min) * (nmax + delta) + offset.
 Candidates = Sequence[tuple[float, float]]
 
-BOTH = np.array([[[0]], [[1]]], np.float32)
+SAFE = 0.49  # what is beyond the outermost codes by less than this is rounded to them
 CHANGES = np.array([[[0]], [[-1]], [[1]]], np.float32)
 
 
@@ -94,9 +95,10 @@ class _Shifted:
 def search(
     data: _Shifted, nmax: int, candidates: Candidates, min_cost: float, max_min: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best (scale, minimum) of each sub-block, f32[S, R], scale >= 0, minimum <= max_min.
+    """The best (scale, minimum) of each sub-block, scale >= 0, minimum <= max_min, and its moments.
 
-    min_cost * sum(w) * minimum**2 is subtracted from the gain of a candidate.
+    f32[2, S, R] and f32[3, S, R]. min_cost * sum(w) * minimum**2 is subtracted from the gain of a
+    candidate.
     """
     inverse = reciprocal(np.maximum.reduce(data.y, axis=0))
     moments = scratch.empty((3, len(candidates), *inverse.shape))
@@ -105,17 +107,18 @@ def search(
         if offset:
             data.codes += np.float32(offset)
         np.rint(data.codes, out=data.codes)
-        clip(data.codes, ZERO, np.float32(nmax), out=data.codes)
+        if offset < -SAFE or delta + offset > SAFE:
+            clip(data.codes, ZERO, np.float32(nmax), out=data.codes)
         data.moments(out=moments[:, i])
     solved = _solve(data, moments, np.float32(max_min) - data.low)
     gain = _gain(data, moments, *solved)
     solved[1] += data.low
     if min_cost:
-        cost = np.multiply(solved[1], solved[1], out=moments[0])
+        cost = solved[1] * solved[1]
         cost *= data.sw * np.float32(min_cost)
         gain -= cost
-    scale, minimum = best_of(gain, solved.swapaxes(0, 1))[0]
-    return scale, minimum
+    best, kept = best_of(gain, solved.swapaxes(0, 1), moments.swapaxes(0, 1))
+    return best, kept
 
 
 def _solve(data: _Shifted, moments: np.ndarray, limit: np.ndarray) -> np.ndarray:
@@ -163,15 +166,21 @@ def fit_super_blocks(
 
     One sub-block with an outlier minimum would coarsen the mins of its whole super-block: 0.3 of
     the expected rounding error of the mins counts against a candidate. passes: how often to look
-    for better integers once (d, dmin) are solved.
+    for better integers, at first for the codes that were best for each sub-block, then for those
+    on the grid of the pass before.
     """
     data = _Shifted(x, weights, np.minimum(np.minimum.reduce(x, axis=0), ZERO))
     min_cost = 0.3 * x.shape[1] / (12 * nscale**2)
-    scale, minimum = search(data, nmax, candidates, min_cost, max_min=0.0)
-    grid, moments = _integers(data, scale, minimum, nmax, nscale)
-    grid = _super_scales(data, grid, moments)
-    for _ in range(passes):
-        _measure(data, grid, nmax, out=moments)
+    (scale, minimum), moments = search(data, nmax, candidates, min_cost, max_min=0.0)
+    moments[2] += data.low * moments[0]  # of x from here on
+    d = to_half_scale(np.maximum.reduce(scale, axis=0) / np.float32(nscale))
+    dmin = to_half_scale(np.minimum.reduce(minimum, axis=0) / np.float32(-nscale))
+    scales = small_up(scale * reciprocal(d), 0, nscale)
+    mins = _best_mins(data, d * scales, dmin, moments, nscale)[1]
+    grid = _super_scales(data, AffineGrid(d, dmin, scales, mins), moments)
+    for again in range(passes):
+        if again:
+            _measure(data, grid, nmax, out=moments)
         changed = clip(grid.scales + CHANGES, ZERO, np.float32(nscale))
         gains, mins = _best_mins(data, grid.d * changed, grid.dmin, moments, nscale)
         scales, mins = best_of(gains, changed, mins)
@@ -183,28 +192,6 @@ def fit_super_blocks(
 def _stretched(grid: AffineGrid, gain: np.ndarray) -> AffineGrid:
     d, dmin = (to_half(np.minimum(scale * gain, F16_MAX)) for scale in (grid.d, grid.dmin))
     return AffineGrid(d, dmin, grid.scales, grid.mins, gain)
-
-
-def _integers(
-    data: _Shifted, scale: np.ndarray, minimum: np.ndarray, nmax: int, nscale: int
-) -> tuple[AffineGrid, np.ndarray]:
-    """The grid of stored scales near those wanted, and its moments.
-
-    Both integers around each wanted scale are tried by rounding the weights: which one is better
-    is not a matter of distance where the integers are small (a neighbour holds an outlier).
-    """
-    d = to_half_scale(np.maximum.reduce(scale, axis=0) / np.float32(nscale))
-    dmin = to_half_scale(np.minimum.reduce(minimum, axis=0) / np.float32(-nscale))
-    mins = np.rint(minimum * -reciprocal(dmin))
-    clip(mins, ZERO, np.float32(nscale), out=mins)
-    scales = np.floor(scale * reciprocal(d)) + BOTH
-    clip(scales, ZERO, np.float32(nscale), out=scales)
-    moments = scratch.empty((2, 3, *scale.shape))
-    for i in range(2):
-        _measure(data, AffineGrid(d, dmin, scales[i], mins), nmax, out=moments[i])
-    gains, mins = _best_mins(data, d * scales, dmin, moments.swapaxes(0, 1), nscale)
-    best_scales, best_mins, best = best_of(gains, scales, mins, moments)
-    return AffineGrid(d, dmin, best_scales, best_mins), best
 
 
 def _measure(data: _Shifted, grid: AffineGrid, nmax: int, out: np.ndarray) -> None:
@@ -262,7 +249,7 @@ def fit_blocks(
     x f32[n, S, R] -> f32[S, R] each.
     """
     data = _Shifted(x, weights, np.minimum.reduce(x, axis=0))
-    scale, minimum = search(data, nmax, candidates, 0.0, max_min=np.inf)
+    scale, minimum = search(data, nmax, candidates, 0.0, max_min=np.inf)[0]
     m = to_half(minimum)
     nearest(data.y, reciprocal(scale), data.low - m, 0, nmax, out=data.codes)
     sl, sll, sly = data.moments(out=scratch.empty((3, *scale.shape)))

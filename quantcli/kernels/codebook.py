@@ -21,15 +21,22 @@ class Codebook:
         self._index = np.zeros(256, np.uint8)
         self._index[np.array(values, np.int8).view(np.uint8)] = np.arange(len(values))
         self._codes = np.searchsorted(middles, doubled, side="right").astype(np.uint8)
+        self._nearest = self.values[self._codes]
 
-    def nearest(self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def nearest(
+        self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray, largest: float = np.inf
+    ) -> np.ndarray:
         """The values nearest to x * inverse."""
-        with scratch.frame():
-            return np.take(self.values, self.codes(x, inverse), out=out, mode="clip")
+        return self._look_up(self._nearest, x, inverse, out)
 
     def codes(self, x: np.ndarray, inverse: np.ndarray) -> np.ndarray:
         """The indices u8 of the values nearest to x * inverse."""
-        codes = scratch.empty(x.shape, np.uint8)
+        return self._look_up(self._codes, x, inverse, scratch.empty(x.shape, np.uint8))
+
+    def _look_up(
+        self, table: np.ndarray, x: np.ndarray, inverse: np.ndarray, out: np.ndarray
+    ) -> np.ndarray:
+        """The entries of a table by half steps of x * inverse from the lowest value on."""
         low, high = np.float32(2 * self.values[0]), np.float32(2 * self.values[-1])
         with scratch.frame():
             doubled = np.multiply(x, inverse + inverse, out=scratch.empty(x.shape))
@@ -38,7 +45,7 @@ class Codebook:
             doubled -= low
             index = scratch.empty(x.shape, np.intp)
             np.copyto(index, doubled, casting="unsafe")
-            return np.take(self._codes, index, out=codes, mode="clip")
+            return np.take(table, index, out=out, mode="clip")
 
     def codes_of(self, levels: np.ndarray) -> np.ndarray:
         """The indices u8 of levels i8, values of the table."""

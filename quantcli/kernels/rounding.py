@@ -113,3 +113,17 @@ def nearest(
         np.multiply(out, inverse, out=out)
     np.rint(out, out=out)
     return clip(out, np.float32(lo), np.float32(hi), out=out)
+
+
+def small_up(x: np.ndarray, lo: int, hi: int) -> np.ndarray:
+    """Integer scales lo..hi near x, of which small ones are rather larger than smaller than wanted.
+
+    Too large a scale is too coarse, but too small a one clips. It matters where the scales of a
+    super-block are small because one sub-block of it holds an outlier.
+    """
+    size = x * x
+    size += np.float32(0.5)
+    np.sqrt(size, out=size)
+    np.copysign(size, x, out=size)
+    np.rint(size, out=size)
+    return clip(size, np.float32(lo), np.float32(hi), out=size)

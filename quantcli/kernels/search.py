@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from quantcli.kernels.rounding import as_bits, select
+from quantcli.kernels.rounding import select
 
 Arrays = Sequence[np.ndarray] | np.ndarray
 
@@ -48,7 +48,8 @@ def best_of(gains: Arrays, *values: Arrays) -> list[np.ndarray]:
     best = gains[0]
     chosen = [value[0] for value in values]
     for i in range(1, len(gains)):
-        better = as_bits(gains[i] > best)
+        better = (best - gains[i]).view(np.int32)
+        better >>= np.int32(31)  # all ones where negative
         best = np.maximum(best, gains[i])
         chosen = [
             select(better, value[i], kept) for kept, value in zip(chosen, values, strict=True)

@@ -13,18 +13,18 @@ import numpy as np
 from quantcli.kernels import scratch
 from quantcli.kernels.rounding import (
     F16_MAX,
-    as_bits,
     clip,
     nearest,
     reciprocal,
-    select,
     signed_extreme,
+    small_up,
     to_half,
     to_half_scale,
 )
 from quantcli.kernels.search import ONE, TINY, best_of, gain_for, total, total_of_products
 
-BOTH = np.array([[[0]], [[1]]], np.float32)
+SUPER_DELTAS = (-1.0, 0.0)
+SAFELY_BELOW = 0.51  # a bound that is this much below a code rounds to it at most
 
 
 class SymmetricGrid(NamedTuple):
@@ -42,12 +42,15 @@ class SymmetricGrid(NamedTuple):
 class Rounding(Protocol):
     """The codes of a type as numbers, its levels: `lowest`, and those nearest to x * inverse.
 
-    codes_of turns levels i8 into the codes u8 that are stored.
+    largest: a bound of |x * inverse|, if one is known. codes_of turns levels i8 into the codes u8
+    that are stored.
     """
 
     lowest: float
 
-    def nearest(self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray) -> np.ndarray: ...
+    def nearest(
+        self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray, largest: float = np.inf
+    ) -> np.ndarray: ...
 
     def codes_of(self, levels: np.ndarray) -> np.ndarray: ...
 
@@ -58,8 +61,13 @@ class Integers:
     def __init__(self, lowest: int, highest: int) -> None:
         self.lowest, self.highest = float(lowest), highest
 
-    def nearest(self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray) -> np.ndarray:
-        return nearest(x, inverse, None, int(self.lowest), self.highest, out=out)
+    def nearest(
+        self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray, largest: float = np.inf
+    ) -> np.ndarray:
+        if largest > self.highest + 1 - SAFELY_BELOW:
+            return nearest(x, inverse, None, int(self.lowest), self.highest, out=out)
+        np.multiply(x, inverse, out=out)
+        return np.rint(out, out=out)
 
     def codes_of(self, levels: np.ndarray) -> np.ndarray:
         return (levels - np.int8(self.lowest)).view(np.uint8)
@@ -79,25 +87,31 @@ class _Weighted:
         """Sums of w x x: f32[S, R]."""
         return total_of_products(self.x, self.wx)
 
-    def moments(self, inverse: np.ndarray, out: np.ndarray) -> np.ndarray:
+    def moments(self, inverse: np.ndarray, out: np.ndarray, largest: float = np.inf) -> np.ndarray:
         """Sums of w t t and w x t of the codes t nearest to x * inverse: out f32[2, S, R]."""
-        t = self.rounding.nearest(self.x, inverse, out=self.codes)
+        t = self.rounding.nearest(self.x, inverse, self.codes, largest)
         weights = () if self.weights is None else (self.weights,)
         total_of_products(t, t, *weights, out=out[0])
         total_of_products(t, self.wx, out=out[1])
         return out
 
 
-def search(data: _Weighted, deltas: Sequence[float]) -> np.ndarray:
-    """The best scale of each sub-block, f32[S, R]; delta: the extreme maps to lowest - delta."""
+def search(data: _Weighted, deltas: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """The best scale of each sub-block and the sum of w t t of its codes, f32[S, R] each.
+
+    delta: the extreme maps to lowest - delta.
+    """
     inverse = reciprocal(signed_extreme(data.x))
     moments = scratch.empty((2, len(deltas), *inverse.shape))
     for i, delta in enumerate(deltas):
-        data.moments(inverse * np.float32(data.rounding.lowest - delta), out=moments[:, i])
+        code = data.rounding.lowest - delta
+        data.moments(inverse * np.float32(code), moments[:, i], largest=abs(code))
     sll, slx = moments
-    scale = np.divide(slx, np.maximum(sll, TINY, out=sll), out=sll)
+    sll += TINY
+    scale = slx / sll
     slx *= scale
-    return best_of(slx, scale)[0]
+    best, kept = best_of(slx, scale, sll)
+    return best, kept
 
 
 def fit_super_blocks(
@@ -109,31 +123,20 @@ def fit_super_blocks(
 ) -> SymmetricGrid:
     """Grid of the K types: x f32[n, S, R]; integer scales -nscale..nscale-1.
 
-    Both integers around each wanted scale are tried by rounding the weights: which one is better
-    is not a matter of distance where the integers are small (a neighbour holds an outlier). Then,
-    with the codes held fixed, integers and d are fitted in turn.
+    The scales of a super-block are fitted like weights, their errors counting by the sums of
+    squares of the codes that were best for each sub-block.
     """
     data = _Weighted(x, weights, rounding)
-    lo, hi = np.float32(-nscale), np.float32(nscale - 1)
-    scale = search(data, deltas)
-    d = to_half_scale(signed_extreme(scale) / lo)
-    scales = np.floor(scale * reciprocal(d)) + BOTH
-    clip(scales, lo, hi, out=scales)
-    step = d * scales
-    moments = scratch.empty((2, 2, *scale.shape))
-    for i in range(2):
-        data.moments(reciprocal(step[i]), out=moments[i])
-    gains = step * (2 * moments[:, 1] - step * moments[:, 0])
-    sll, slx = best_of(gains, moments)[0]
-    wanted = slx / np.maximum(sll, TINY)
-    for _ in range(2):
-        scales = np.rint(wanted * reciprocal(d))
-        clip(scales, lo, hi, out=scales)
-        p, q = total(scales * slx), total_of_products(scales, scales, sll)
-        new = to_half(p / np.maximum(q, TINY))
-        better = as_bits(new * (2 * p - new * q) > d * (2 * p - d * q))
-        d = select(better, new, d)
-    gain = gain_for(total(data.power()), total(d * scales * slx))
+    scale, sll = search(data, deltas)
+    whole = _Weighted(scale[:, None], sll[:, None], Integers(-nscale, nscale - 1))
+    d = to_half_scale(search(whole, SUPER_DELTAS)[0][0])
+    scales = small_up(scale * reciprocal(d), -nscale, nscale - 1)
+    slx = scales * sll
+    q = total_of_products(slx, scales)
+    slx *= scale
+    p = total(slx)
+    d = to_half_scale(p / np.maximum(q, TINY))
+    gain = gain_for(total(data.power()), d * p)
     stored = to_half(clip(d * gain, -F16_MAX, F16_MAX))
     return SymmetricGrid(stored, scales, gain)
 
@@ -146,7 +149,7 @@ def fit_blocks(
     x f32[n, S, R] -> f32[S, R] each.
     """
     data = _Weighted(x, weights, rounding)
-    inverse = reciprocal(search(data, deltas))
+    inverse = reciprocal(search(data, deltas)[0])
     sll, slx = data.moments(inverse, out=scratch.empty((2, *inverse.shape)))
     d = slx / np.maximum(sll, TINY)
     return d, gain_for(data.power(), d * slx)

@@ -52,7 +52,7 @@ class AffineSuperBlock(SuperBlock):
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> affine.AffineGrid:
         candidates, passes = (
-            (self.candidates, 0) if weights is None else (self.weighted_candidates, 1)
+            (self.candidates, 1) if weights is None else (self.weighted_candidates, 2)
         )
         x = planes(tile, self.sub_blocks)
         return affine.fit_super_blocks(x, weights, self.nmax, self.nscale, candidates, passes)

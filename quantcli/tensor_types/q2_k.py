@@ -20,7 +20,14 @@ class Q2_K(AffineSuperBlock):
     )
     max_abs = F16_MAX * 15
     candidates = ((0.6, 0), (0.6, -0.3), (0.6, -0.6))
-    weighted_candidates = ((0.8, -0.6), (0.7, -0.3), (1.1, 0.1), (2.3, -0.65), (-0.8, 0.45))
+    weighted_candidates = (
+        (-0.8, 0.45),
+        (0.3, 0.2),
+        (0.7, -0.3),
+        (0.8, -0.6),
+        (1.1, 0.1),
+        (2.3, -0.65),
+    )
 
     def pack(self, codes: np.ndarray, grid: AffineGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)

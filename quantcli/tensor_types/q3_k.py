@@ -21,7 +21,7 @@ class Q3_K(SymmetricSuperBlock):
         [("hmask", "u1", (2, 16)), ("qs", "u1", (2, 2, 16)), ("scales", "u1", 12), ("d", "<f2")]
     )
     max_abs = F16_MAX * 31 * 3
-    deltas = (-0.9, 0.2)
+    deltas = (-0.9, -0.2, 0.5)
     weighted_deltas = (-0.9, -0.4, 0, 0.4, 0.9, 2.2)
 
     def pack(self, codes: np.ndarray, grid: SymmetricGrid) -> np.ndarray:

@@ -16,14 +16,22 @@ class Q4_K(AffineSuperBlock):
     # qs       byte j of group g: | sub-block 2g+1, weight j : 4 | sub-block 2g, weight j : 4 |
     record = np.dtype([("d", "<f2"), ("dmin", "<f2"), ("scales", "u1", 12), ("qs", "u1", (4, 32))])
     max_abs = F16_MAX * 63
-    candidates = ((-0.7, -0.15), (0.35, -0.05), (0.4, -0.5), (0.15, -0.2), (0.15, 0.25))
+    candidates = (
+        (-0.7, -0.15),
+        (-0.3, 0.3),
+        (0.15, -0.2),
+        (0.15, 0.25),
+        (0.35, -0.05),
+        (0.4, -0.45),
+    )
     weighted_candidates = (
-        (-1.65, 0.8),
-        (-0.95, 0),
-        (-0.15, 0),
-        (1, -0.8),
-        (0.9, -0.25),
-        (-0.3, 0.4),
+        (-1.75, 0.95),
+        (-1, 0),
+        (0.15, 0),
+        (0.45, -0.4),
+        (0.7, 0),
+        (0.8, -0.8),
+        (2.55, -0.5),
     )
 
     def pack(self, codes: np.ndarray, grid: AffineGrid) -> np.ndarray:

@@ -26,7 +26,15 @@ class Q5_K(AffineSuperBlock):
     )
     max_abs = F16_MAX * 63
     candidates = ((-0.7, -0.2), (0.1, -0.2), (0.1, 0.1))
-    weighted_candidates = ((-2.9, 0), (-2, 0), (-0.8, -0.1), (0.8, -0.65), (0.5, 0), (-0.15, 0))
+    weighted_candidates = (
+        (-2.9, 0),
+        (-2, 0),
+        (-0.8, -0.1),
+        (-0.5, 0.3),
+        (-0.15, 0),
+        (0.5, 0),
+        (0.8, -0.65),
+    )
 
     def pack(self, codes: np.ndarray, grid: AffineGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)

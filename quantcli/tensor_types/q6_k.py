@@ -20,8 +20,8 @@ class Q6_K(SymmetricSuperBlock):
         [("ql", "u1", (2, 2, 2, 16)), ("qh", "u1", (2, 2, 16)), ("scales", "i1", 16), ("d", "<f2")]
     )
     max_abs = F16_MAX * 127 * 31
-    deltas = (-2, -1, 0)
-    weighted_deltas = (-5, -3, -2, -1, 0)
+    deltas = (-1.7, -0.85, 0)
+    weighted_deltas = (-5, -2.9, -1.8, -0.9, 0)
 
     def pack(self, codes: np.ndarray, grid: SymmetricGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
