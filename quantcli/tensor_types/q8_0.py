@@ -3,7 +3,7 @@
 import numpy as np
 
 from quantcli.kernels import bits, scratch
-from quantcli.kernels.rounding import F16_MAX, clip, half_bits, reciprocal, to_half
+from quantcli.kernels.rounding import F16_MAX, clip, half_bits, reciprocal
 from quantcli.kernels.tiles import fold, spread
 from quantcli.tensor_types.base import TensorType
 from quantcli.tensor_types.families import SymmetricBlockGrid, to_bytes, to_floats
@@ -26,7 +26,7 @@ class Q8_0(TensorType):
         """The extreme maps to +-127; ggml uses no importance here, 8 bits leave nothing to win."""
         high, low = fold(np.maximum, tile), fold(np.minimum, tile)
         d = np.maximum(high, -low) / np.float32(127) + np.float32(0)
-        return SymmetricBlockGrid(to_half(d), reciprocal(d))
+        return SymmetricBlockGrid(half_bits(d), reciprocal(d))
 
     def round(self, tile: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         codes = np.multiply(tile, spread(grid.inverse), out=scratch.empty(tile.shape))
@@ -38,7 +38,7 @@ class Q8_0(TensorType):
 
     def pack(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"] = half_bits(grid.d)
+        records["d"] = grid.d
         bits.store(codes, records, "qs")
         return records
 
