@@ -51,11 +51,13 @@ def test_padded_is_an_odd_multiple_of_8() -> None:
         assert tiles.padded(r) == r
 
 
-def test_spread_and_fold_go_between_blocks_and_their_lanes() -> None:
+def test_spread_and_extremes_go_between_blocks_and_their_lanes() -> None:
     values = RNG.standard_normal((3, 24)).astype(F32)
     assert np.array_equal(tiles.spread(values), values.repeat(4, axis=1))
     blocks = RNG.standard_normal((24, 32)).astype(F32)
-    assert np.array_equal(tiles.fold(np.minimum, tiles.load(blocks)), blocks.min(axis=1))
+    high, low = tiles.extremes(tiles.load(blocks))
+    assert np.array_equal(high, blocks.max(axis=1))
+    assert np.array_equal(low, blocks.min(axis=1))
 
 
 def test_scratch_is_taken_back_at_the_end_of_a_frame_and_only_inside_one() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from quantcli.kernels import affine, scratch, symmetric
 from quantcli.kernels.rounding import clip, first_extreme, half_bits, nearest, reciprocal
-from quantcli.kernels.tiles import LANES, fold, planes, spread
+from quantcli.kernels.tiles import LANES, extremes, planes, spread
 from quantcli.tensor_types.base import TensorType
 
 
@@ -168,8 +168,8 @@ class AffineBlock(TensorType):
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> AffineBlockGrid:
         if weights is None:
-            low = fold(np.minimum, tile)
-            d = (fold(np.maximum, tile) - low) / np.float32(self.nmax)
+            high, low = extremes(tile)
+            d = (high - low) / np.float32(self.nmax)
             return AffineBlockGrid(half_bits(d), half_bits(low), reciprocal(d), low)
         x = planes(tile, 1)
         step, minimum, gain = affine.fit_blocks(x, weights, self.nmax, self.weighted_candidates)
@@ -198,7 +198,7 @@ def block_extreme(tile: np.ndarray) -> np.ndarray:
         lanes = tile.reshape(len(tile), -1, LANES)
         return lanes[:, tied].transpose(0, 2, 1).reshape(len(tile) * LANES, -1)
 
-    return first_extreme(fold(np.maximum, tile), fold(np.minimum, tile), weights_of)
+    return first_extreme(*extremes(tile), weights_of)
 
 
 def to_bytes(codes: np.ndarray, dtype: type = np.uint8) -> np.ndarray:
