@@ -51,11 +51,13 @@ def test_padded_is_an_odd_multiple_of_8() -> None:
         assert tiles.padded(r) == r
 
 
-def test_spread_and_fold_go_between_blocks_and_their_lanes() -> None:
+def test_spread_and_extremes_go_between_blocks_and_their_lanes() -> None:
     values = RNG.standard_normal((3, 24)).astype(F32)
     assert np.array_equal(tiles.spread(values), values.repeat(4, axis=1))
     blocks = RNG.standard_normal((24, 32)).astype(F32)
-    assert np.array_equal(tiles.fold(np.minimum, tiles.load(blocks)), blocks.min(axis=1))
+    high, low = tiles.extremes(tiles.load(blocks))
+    assert np.array_equal(high, blocks.max(axis=1))
+    assert np.array_equal(low, blocks.min(axis=1))
 
 
 def test_scratch_is_taken_back_at_the_end_of_a_frame_and_only_inside_one() -> None:
@@ -128,9 +130,12 @@ def test_to_half_equals_ieee_on_every_half_every_tie_and_beside_them() -> None:
     assert rounding.to_half(x).tobytes() == x.astype(np.float16).astype(F32).tobytes()
 
 
-def test_half_bits_equal_ieee() -> None:
+def test_half_bits_are_those_of_to_half() -> None:
     exact = all_halves()
     assert rounding.half_bits(exact).tobytes() == exact.astype(np.float16).tobytes()
+    x = np.concatenate([np.linspace(-70000, 70000, 9999), np.linspace(-1e-4, 1e-4, 9999)])
+    x = np.append(x, [65504, 65519, 65520, 1e30, -1e30, -0.0]).astype(F32)
+    assert rounding.half_bits(x).tobytes() == rounding.to_half(x).astype(np.float16).tobytes()
 
 
 def test_to_half_saturates() -> None:
@@ -203,12 +208,12 @@ def test_units_of_a_field_move_to_records_and_back() -> None:
     assert np.array_equal(bits.load(records, "qs"), units)
 
 
-def test_fifth_bits_put_weight_j_at_bit_j() -> None:
-    high = RNG.integers(0, 2, (8, 64)).astype(np.uint8)
-    packed = bits.fifth_bits(high)
+def test_fifth_bits_put_bit_4_of_code_j_at_bit_j() -> None:
+    codes = RNG.integers(0, 32, (8, 64)).astype(np.uint8)
+    packed = bits.fifth_bits(codes)
     for j in range(32):
-        assert np.array_equal(packed >> np.uint32(j) & 1, high[j // 4, j % 4 :: 4])
-    assert np.array_equal(bits.from_fifth_bits(packed), high)
+        assert np.array_equal(packed >> np.uint32(j) & 1, codes[j // 4, j % 4 :: 4] >> 4)
+    assert np.array_equal(bits.from_fifth_bits(packed), codes & 16)
 
 
 def test_six_bit_pairs_keep_every_value_in_every_place() -> None:

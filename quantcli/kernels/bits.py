@@ -8,6 +8,7 @@ import numpy as np
 from quantcli.kernels import scratch
 
 ONES = 0x0101010101010101
+PLACES = np.arange(0, 32, 4, dtype=np.uint32)[:, None]  # of the bits of unit u in fifth_bits
 
 
 def field(codes: np.ndarray, shift: int, bits: int) -> np.ndarray:
@@ -60,50 +61,43 @@ def add_field(codes: np.ndarray, high: np.ndarray, shift: int) -> None:
 def store(units: np.ndarray, records: np.ndarray, name: str) -> None:
     """Units u8[..., 4 R] -> field `name` of records [R]."""
     words = units.view(np.uint32).reshape(-1, len(records))
-    rows = scratch.empty((len(records), len(words)), np.uint32)
-    rows[...] = words.T
-    whole = np.dtype((np.void, 4 * len(words)))
-    records.getfield(whole, _place(records, name)[1])[...] = rows.view(whole)[:, 0]
+    # An assignment would run along the records' few words, a ufunc runs along its input's rows.
+    np.positive(words, out=_words(records, name).T)
 
 
 def load(records: np.ndarray, name: str) -> np.ndarray:
     """The inverse of store: units u8[U, 4 R]."""
-    dtype, offset = _place(records, name)
-    rows = scratch.empty((len(records), dtype.itemsize // 4), np.uint32)
-    whole = np.dtype((np.void, dtype.itemsize))
-    rows.view(whole)[:, 0] = records.getfield(whole, offset)
-    units = scratch.empty(rows.shape[::-1], np.uint32)
-    units[...] = rows.T
+    words = _words(records, name)
+    units = scratch.empty(words.shape[::-1], np.uint32)
+    units[...] = words.T
     return units.view(np.uint8)
 
 
-def _place(records: np.ndarray, name: str) -> tuple[np.dtype, int]:
-    """Type and offset of a field."""
+def _words(records: np.ndarray, name: str) -> np.ndarray:
+    """View u32[R, n] of a field of records [R]."""
     fields = records.dtype.fields
     if fields is None:
         raise TypeError(f"records of {records.dtype} have no fields")
-    return fields[name][0], fields[name][1]
+    dtype, offset = fields[name][:2]
+    return records.getfield(np.dtype((np.uint32, dtype.itemsize // 4)), offset)
 
 
-def fifth_bits(high: np.ndarray) -> np.ndarray:
-    """Units u8[8, 4 R] of zeros and ones -> u32[R], bit j that of weight j, as in Q5_0 and Q5_1."""
-    # The multiplication moves the lowest bits of four bytes to bits 28-31.
-    nibbles = (high.view(np.uint32) * np.uint32(0x10204080)) >> np.uint32(28)
-    packed = nibbles[7]
-    for nibble in nibbles[6::-1]:
-        packed = packed << np.uint32(4) | nibble
-    return packed
+def fifth_bits(codes: np.ndarray) -> np.ndarray:
+    """Units u8[8, 4 R] -> u32[R], bit j is bit 4 of code j, as in Q5_0 and Q5_1."""
+    words = codes.view(np.uint32) & np.uint32(0x10101010)
+    words *= np.uint32(0x01020408)  # moves the bits of four bytes to bits 28-31
+    words >>= 28 - PLACES
+    words &= np.uint32(15) << PLACES
+    return np.bitwise_or.reduce(words, axis=0)
 
 
 def from_fifth_bits(packed: np.ndarray) -> np.ndarray:
-    """The inverse of fifth_bits."""
-    nibbles = scratch.empty((8, len(packed)), np.uint32)
-    for i in range(8):
-        np.right_shift(packed, np.uint32(4 * i), out=nibbles[i])
-    nibbles &= np.uint32(15)
-    nibbles *= np.uint32(0x00204081)
-    nibbles &= np.uint32(0x01010101)
-    return nibbles.view(np.uint8)
+    """The inverse of fifth_bits: units u8[8, 4 R] of 0 or 16."""
+    words = np.right_shift(packed, PLACES, out=scratch.empty((8, len(packed)), np.uint32))
+    words &= np.uint32(15)
+    words *= np.uint32(0x02040810)
+    words &= np.uint32(0x10101010)
+    return words.view(np.uint8)
 
 
 def six_bit_pairs(scales: np.ndarray, mins: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ except ImportError:
 
 F16_MAX = 65504.0
 F16_MIN_NORMAL = 2.0**-14  # below, fp16 is a grid of step 2**-24
+SIGN, EXPONENT = np.uint32(0x80000000), np.uint32(0x7F800000)
 
 
 def as_bits(mask: np.ndarray) -> np.ndarray:
@@ -30,34 +31,36 @@ def select(bits: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def to_half(x: np.ndarray) -> np.ndarray:
     """Nearest fp16 values (half to even) as float32, saturating at +-65504; no NaNs.
 
-    By bits, four times as fast as numpy's casts; those take 70 ns for a subnormal on top, which
-    are rounded by adding 0.5 here: it leaves a grid of 2**-24.
+    Four times as fast as numpy's casts, and those take 70 ns for a subnormal on top.
     """
-    size = np.abs(x)
-    small = size < np.float32(F16_MIN_NORMAL)
-    bits = size.view(np.uint32) >> np.uint32(13)
-    bits &= np.uint32(1)
-    bits += np.uint32(0xFFF)
-    bits += size.view(np.uint32)
-    bits &= np.uint32(0xFFFFE000)
-    rounded = clip(bits.view(np.float32), np.float32(0), np.float32(F16_MAX))
-    if small.any():
-        rounded = select(as_bits(small), (size + np.float32(0.5)) - np.float32(0.5), rounded)
-    bits = rounded.view(np.uint32)
-    bits |= x.view(np.uint32) & np.uint32(1 << 31)
-    return rounded
+    magic, half = _onto_half_grid(x)
+    half -= magic
+    bits = half.view(np.uint32)
+    bits |= x.view(np.uint32) & SIGN
+    return half
 
 
 def half_bits(x: np.ndarray) -> np.ndarray:
-    """fp16 values f32 -> float16, by bits: see to_half."""
-    size = np.abs(x)
-    small = size < np.float32(F16_MIN_NORMAL)
-    bits = (size.view(np.uint32) - np.uint32(0x38000000)) >> np.uint32(13)
-    if small.any():
-        count = (np.minimum(size, np.float32(F16_MIN_NORMAL)) * 2**24).astype(np.uint32)
-        bits = select(as_bits(small), count, bits).view(np.uint32)
-    bits |= (x.view(np.uint32) >> np.uint32(16)) & np.uint32(0x8000)
+    """The values of to_half as float16."""
+    bits = _onto_half_grid(x)[1].view(np.uint32)
+    # The lowest bits count fp16's units within a binade, with fp16's implicit one: a carry that
+    # adds to the exponent.
+    bits += bits >> np.uint32(13)
+    bits += np.uint32(0x800)
+    bits |= (x.view(np.uint32) & SIGN) >> np.uint32(16)
     return bits.astype(np.uint16).view(np.float16)
+
+
+def _onto_half_grid(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(magic, |x| + magic): magic is so large that the sum ends where fp16 ends for |x|."""
+    size = np.abs(x)
+    clip(size, np.float32(0), np.float32(F16_MAX), out=size)
+    magic = (size.view(np.uint32) & EXPONENT).view(np.float32)
+    magic *= np.float32(2**13)
+    # Subnormals, too, are multiples of 2**-24.
+    clip(magic, np.float32(0.5), np.float32(2**29), out=magic)
+    size += magic
+    return magic, size
 
 
 def to_half_scale(x: np.ndarray) -> np.ndarray:

@@ -208,8 +208,9 @@ def check_values(w: np.ndarray, type: TensorType, first_row: int = 0) -> None:
 
 def _within(w: np.ndarray, limit: float) -> bool:
     """Whether all of w f32[rows, n] are finite and at most +-limit."""
+    flat = w.reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        squares = np.vecdot(w, w).max()  # bounds every weight, in half the time of a comparison
+        squares = np.dot(flat, flat)  # bounds every weight, in half the time of a comparison
     if squares <= min(limit, 1e18) ** 2:
         return True
     return bool(w.max() <= limit and w.min() >= -limit)

@@ -6,8 +6,15 @@ import numpy as np
 
 from quantcli.kernels import affine, scratch, symmetric
 from quantcli.kernels.lattice import BlockScales, Ranges
-from quantcli.kernels.rounding import F16_MAX, clip, first_extreme, nearest, reciprocal, to_half
-from quantcli.kernels.tiles import LANES, fold, planes, spread
+from quantcli.kernels.rounding import (
+    clip,
+    first_extreme,
+    half_bits,
+    nearest,
+    reciprocal,
+    to_half,
+)
+from quantcli.kernels.tiles import LANES, extremes, planes, spread
 from quantcli.tensor_types.base import TensorType
 
 
@@ -130,7 +137,7 @@ class SymmetricSuperBlock(SuperBlock):
 
 
 class SymmetricBlockGrid(NamedTuple):
-    """Scale f32[R] of blocks: d as stored (fp16 values) and the factor that rounding uses.
+    """Scale of blocks: d f16[R] as stored and the factor f32[R] that rounding uses.
 
     Without importance ggml chooses codes by 1 / d before d is rounded to fp16, and so do we.
     """
@@ -149,7 +156,7 @@ class OneScale(TensorType):
         return BlockScales(d, np.ones((1, len(d)), np.float32))
 
     def grid_of(self, scales: BlockScales) -> SymmetricBlockGrid:
-        return SymmetricBlockGrid(scales.d, reciprocal(scales.d))
+        return SymmetricBlockGrid(half_bits(scales.d), reciprocal(scales.d))
 
 
 class SymmetricBlock(OneScale):
@@ -165,7 +172,7 @@ class SymmetricBlock(OneScale):
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> SymmetricBlockGrid:
         if weights is None:
             d = block_extreme(tile) / np.float32(-self.nmax)
-            return SymmetricBlockGrid(to_half(d), reciprocal(d))
+            return SymmetricBlockGrid(half_bits(d), reciprocal(d))
         x = planes(tile, 1)
         return stretched(*symmetric.fit_blocks(x, weights, self.rounding, self.weighted_deltas))
 
@@ -185,12 +192,11 @@ class SymmetricBlock(OneScale):
 
 def stretched(d: np.ndarray, gain: np.ndarray) -> SymmetricBlockGrid:
     """The grid of blocks that round to d f32[1, R] but store it times gain."""
-    stored = to_half(clip(d * gain, -F16_MAX, F16_MAX))
-    return SymmetricBlockGrid(stored[0], reciprocal(d[0]))
+    return SymmetricBlockGrid(half_bits((d * gain)[0]), reciprocal(d[0]))
 
 
 class AffineBlockGrid(NamedTuple):
-    """Scale and minimum f32[R] of blocks: d, m as stored and what rounding uses in their place.
+    """Scale and minimum of blocks: d, m f16[R] as stored, and what rounding uses instead f32[R].
 
     Without importance ggml chooses codes by both before they are rounded to fp16, and so do we.
     """
@@ -219,16 +225,16 @@ class AffineBlock(TensorType):
 
     def grid_of(self, scales: BlockScales) -> AffineBlockGrid:
         m = -scales.dmin
-        return AffineBlockGrid(scales.d, m, reciprocal(scales.d), m)
+        return AffineBlockGrid(half_bits(scales.d), half_bits(m), reciprocal(scales.d), m)
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> AffineBlockGrid:
         if weights is None:
-            low = fold(np.minimum, tile)
-            d = (fold(np.maximum, tile) - low) / np.float32(self.nmax)
-            return AffineBlockGrid(to_half(d), to_half(low), reciprocal(d), low)
+            high, low = extremes(tile)
+            d = (high - low) / np.float32(self.nmax)
+            return AffineBlockGrid(half_bits(d), half_bits(low), reciprocal(d), low)
         x = planes(tile, 1)
         step, minimum, gain = affine.fit_blocks(x, weights, self.nmax, self.weighted_candidates)
-        d, m = (to_half(clip(value * gain, -F16_MAX, F16_MAX))[0] for value in (step, minimum))
+        d, m = (half_bits((value * gain)[0]) for value in (step, minimum))
         return AffineBlockGrid(d, m, reciprocal(step[0]), minimum[0])
 
     def round(self, tile: np.ndarray, grid: AffineBlockGrid) -> np.ndarray:
@@ -253,7 +259,7 @@ def block_extreme(tile: np.ndarray) -> np.ndarray:
         lanes = tile.reshape(len(tile), -1, LANES)
         return lanes[:, tied].transpose(0, 2, 1).reshape(len(tile) * LANES, -1)
 
-    return first_extreme(fold(np.maximum, tile), fold(np.minimum, tile), weights_of)
+    return first_extreme(*extremes(tile), weights_of)
 
 
 def to_bytes(codes: np.ndarray, dtype: type = np.uint8) -> np.ndarray:

@@ -4,7 +4,7 @@ import numpy as np
 
 from quantcli.kernels import bits, scratch, symmetric
 from quantcli.kernels.codebook import Codebook
-from quantcli.kernels.rounding import F16_MAX, half_bits, reciprocal
+from quantcli.kernels.rounding import F16_MAX, reciprocal
 from quantcli.kernels.tiles import planes, spread
 from quantcli.tensor_types.families import OneScale, SymmetricBlockGrid, stretched
 
@@ -29,7 +29,7 @@ class IQ4_NL(OneScale):
 
     def pack(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"] = half_bits(grid.d)
+        records["d"] = grid.d
         bits.store(bits.merge(codes.reshape(2, 4, -1), 0, bits=4), records, "qs")
         return records
 

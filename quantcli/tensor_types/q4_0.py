@@ -3,7 +3,7 @@
 import numpy as np
 
 from quantcli.kernels import bits
-from quantcli.kernels.rounding import F16_MAX, half_bits, reciprocal
+from quantcli.kernels.rounding import F16_MAX, reciprocal
 from quantcli.tensor_types.families import SymmetricBlock, SymmetricBlockGrid
 
 
@@ -18,7 +18,7 @@ class Q4_0(SymmetricBlock):
 
     def pack(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"] = half_bits(grid.d)
+        records["d"] = grid.d
         bits.store(bits.merge(codes.reshape(2, 4, -1), 0, bits=4), records, "qs")
         return records
 

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from quantcli.kernels import bits
-from quantcli.kernels.rounding import F16_MAX, half_bits, reciprocal
+from quantcli.kernels.rounding import F16_MAX, reciprocal
 from quantcli.tensor_types.families import AffineBlock, AffineBlockGrid
 
 
@@ -20,7 +20,7 @@ class Q4_1(AffineBlock):
 
     def pack(self, codes: np.ndarray, grid: AffineBlockGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"], records["m"] = half_bits(grid.d), half_bits(grid.m)
+        records["d"], records["m"] = grid.d, grid.m
         bits.store(bits.merge(codes.reshape(2, 4, -1), 0, bits=4), records, "qs")
         return records
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from quantcli.kernels import bits
-from quantcli.kernels.rounding import F16_MAX, half_bits, reciprocal
+from quantcli.kernels.rounding import F16_MAX, reciprocal
 from quantcli.tensor_types.families import SymmetricBlock, SymmetricBlockGrid
 
 
@@ -19,8 +19,8 @@ class Q5_0(SymmetricBlock):
 
     def pack(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"] = half_bits(grid.d)
-        records["qh"] = bits.fifth_bits(bits.field(codes, 4, 1))
+        records["d"] = grid.d
+        records["qh"] = bits.fifth_bits(codes)
         low = bits.field(codes, 0, 4).reshape(2, 4, -1)
         bits.store(bits.merge(low, 0, bits=4), records, "qs")
         return records
@@ -28,5 +28,5 @@ class Q5_0(SymmetricBlock):
     def unpack(self, records: np.ndarray) -> tuple[np.ndarray, SymmetricBlockGrid]:
         d = records["d"].astype(np.float32)
         codes = bits.split(bits.load(records, "qs"), 0, bits=4).reshape(8, -1)
-        bits.add_field(codes, bits.from_fifth_bits(records["qh"]), 4)
+        codes |= bits.from_fifth_bits(records["qh"])
         return codes, SymmetricBlockGrid(d, reciprocal(d))

@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 
 from quantcli.kernels import bits
-from quantcli.kernels.rounding import F16_MAX, half_bits, reciprocal
+from quantcli.kernels.rounding import F16_MAX, reciprocal
 from quantcli.tensor_types.families import AffineBlock, AffineBlockGrid
 
 
@@ -21,8 +21,8 @@ class Q5_1(AffineBlock):
 
     def pack(self, codes: np.ndarray, grid: AffineBlockGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"], records["m"] = half_bits(grid.d), half_bits(grid.m)
-        records["qh"] = bits.fifth_bits(bits.field(codes, 4, 1))
+        records["d"], records["m"] = grid.d, grid.m
+        records["qh"] = bits.fifth_bits(codes)
         low = bits.field(codes, 0, 4).reshape(2, 4, -1)
         bits.store(bits.merge(low, 0, bits=4), records, "qs")
         return records
@@ -30,5 +30,5 @@ class Q5_1(AffineBlock):
     def unpack(self, records: np.ndarray) -> tuple[np.ndarray, AffineBlockGrid]:
         d, m = records["d"].astype(np.float32), records["m"].astype(np.float32)
         codes = bits.split(bits.load(records, "qs"), 0, bits=4).reshape(8, -1)
-        bits.add_field(codes, bits.from_fifth_bits(records["qh"]), 4)
+        codes |= bits.from_fifth_bits(records["qh"])
         return codes, AffineBlockGrid(d, m, reciprocal(d), m)

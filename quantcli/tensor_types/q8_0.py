@@ -3,15 +3,10 @@
 import numpy as np
 
 from quantcli.kernels import bits, scratch
-from quantcli.kernels.rounding import F16_MAX, clip, half_bits, reciprocal, to_half
+from quantcli.kernels.rounding import F16_MAX, clip, half_bits, reciprocal
 from quantcli.kernels.symmetric import Integers
-from quantcli.kernels.tiles import fold, spread
+from quantcli.kernels.tiles import extremes, spread
 from quantcli.tensor_types.families import OneScale, SymmetricBlockGrid, to_bytes, to_floats
-
-# Adding the float below one half and truncating rounds half away from zero; adding one half
-# itself would lift 0.49999997 to 1.
-BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
-SIGN = np.uint32(1 << 31)
 
 
 class _Signed(Integers):
@@ -31,21 +26,25 @@ class Q8_0(OneScale):
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> SymmetricBlockGrid:
         """The extreme maps to +-127; ggml uses no importance here, 8 bits leave nothing to win."""
-        high, low = fold(np.maximum, tile), fold(np.minimum, tile)
+        high, low = extremes(tile)
         d = np.maximum(high, -low) / np.float32(127) + np.float32(0)
-        return SymmetricBlockGrid(to_half(d), reciprocal(d))
+        return SymmetricBlockGrid(half_bits(d), reciprocal(d))
 
     def round(self, tile: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
-        codes = np.multiply(tile, spread(grid.inverse), out=scratch.empty(tile.shape))
-        half = np.bitwise_and(codes.view(np.uint32), SIGN, out=scratch.empty(tile.shape, np.uint32))
-        half |= BELOW_HALF.view(np.uint32)
-        codes += half.view(np.float32)
-        clip(codes, np.float32(-127), np.float32(127), out=codes)
+        """Half away from zero, as ggml: by integers, of halves that were cut off towards zero."""
+        twice = spread(grid.inverse + grid.inverse)
+        halves = np.multiply(tile, twice, out=scratch.empty(tile.shape))
+        clip(halves, np.float32(-254), np.float32(254), out=halves)
+        codes = to_bytes(halves, np.int16)
+        up = np.right_shift(codes, np.int16(15), out=scratch.empty(tile.shape, np.int16))
+        up += np.int16(1)  # 0 for negative ones, which shifting takes down
+        codes += up
+        codes >>= np.int16(1)
         return to_bytes(codes, np.int8)
 
     def pack(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         records = np.empty(len(grid.d), self.record)
-        records["d"] = half_bits(grid.d)
+        records["d"] = grid.d
         bits.store(codes, records, "qs")
         return records
 
