@@ -17,24 +17,39 @@ SITES = MappingProxyType(
     }
 )
 
+# What a scale of an input's columns can be divided out of, without a change to the function: a norm
+# right before the linears, or a linear whose rows become the columns. Attention is linear in v (a
+# kv head's row becomes a column of each query head of its group), a gated mlp in up.
+FOLDS = MappingProxyType(
+    {
+        "attn": "attn_norm",
+        "attn_output": "attn_v",
+        "ffn": "ffn_norm",
+        "ffn_down": "ffn_up",
+        "output": "output_norm",
+    }
+)
+
 
 @dataclass(frozen=True)
 class Wiring:
     """A decoder block x += attention(norm(x)); x += gated_mlp(norm(x)), and what differs from it.
 
     rope: which dimensions of a head turn together, "norm" neighbours, "neox" the two halves;
-    activation: of the gate, "silu" or "gelu" (tanh form); sites: linears by shared input;
-    post_norms: norms of what attention and mlp return, "" without; qk_norm: norms of each head of
-    q and k; scaled_embedding: times sqrt(n_embd); wide_blocks: the number of blocks of the one
-    model that scales attention by hidden size per head instead of head size; global_every: every
-    n-th block sees the whole context, the others a window (0: all see all); window: its length
-    unless the file says; local_rope: sliding blocks rotate with a base of their own, unscaled;
-    attention_cap, logit_cap: soft caps unless the file says, 0 none, None never.
+    activation: of the gate, "silu" or "gelu" (tanh form); sites: linears by shared input; folds: by
+    site, what stands before it and can take a scale; post_norms: norms of what attention and mlp
+    return, "" without; qk_norm: norms of each head of q and k; scaled_embedding: times
+    sqrt(n_embd); wide_blocks: the number of blocks of the one model that scales attention by hidden
+    size per head instead of head size; global_every: every n-th block sees the whole context, the
+    others a window (0: all see all); window: its length unless the file says; local_rope: sliding
+    blocks rotate with a base of their own, unscaled; attention_cap, logit_cap: soft caps unless the
+    file says, 0 none, None never.
     """
 
     rope: str
     activation: str = "silu"
     sites: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: SITES)
+    folds: Mapping[str, str] = field(default_factory=lambda: FOLDS)
     post_norms: tuple[str, str] = ("", "")
     qk_norm: bool = False
     scaled_embedding: bool = False

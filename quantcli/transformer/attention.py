@@ -1,9 +1,13 @@
 """Causal grouped-query attention of one window, in tiles of query tokens."""
 
+from collections.abc import Iterator
+
 import numpy as np
 
 TILE_SCORES = 1 << 17  # of one head group: 512 KB, so that a tile stays in the CPU's own cache
 MIN_TILE, MAX_TILE = 16, 128
+
+Masks = list[tuple[slice, np.ndarray]]  # columns, and what to add there
 
 
 def attention(
@@ -16,39 +20,52 @@ def attention(
     """
     n_ctx, n_head_kv, head_dim = k.shape
     group = q.shape[1] // n_head_kv
-    step = min(MAX_TILE, max(MIN_TILE, TILE_SCORES // (group * n_ctx)))
-    scores = np.empty(min(step, n_ctx) * group * n_ctx, np.float32)
-    for start in range(0, n_ctx, step):
-        stop = min(start + step, n_ctx)
-        first = max(0, start - window + 1) if window else 0
-        hidden = _hidden(start, stop, first, window)
-        shape = ((stop - start) * group, stop - first)
+    step = tile_rows(n_ctx, group)
+    scores = np.empty(min(step, n_ctx) * group * n_ctx, q.dtype)
+    for rows, columns, masks in query_tiles(n_ctx, step, window):
+        shape = ((rows.stop - rows.start) * group, columns.stop - columns.start)
         tile = scores[: shape[0] * shape[1]].reshape(shape)
         for head in range(n_head_kv):
             heads = slice(head * group, (head + 1) * group)
-            queries = q[start:stop, heads].reshape(-1, head_dim)
-            np.matmul(queries, k[first:stop, head].T, out=tile)
+            queries = q[rows, heads].reshape(-1, head_dim)
+            np.matmul(queries, k[columns, head].T, out=tile)
             if cap:
-                _soft_cap(tile, cap)
-            for columns, mask in hidden:
-                tile.reshape(stop - start, group, -1)[:, :, columns] += mask[:, None]
-            mixed = _softmax_numerators(tile) @ v[first:stop, head]
-            mixed /= tile @ np.ones((shape[1], 1), np.float32)
-            out[start:stop, heads] = mixed.reshape(stop - start, group, head_dim)
+                soft_cap(tile, cap)
+            softmax_numerators(tile, group, masks)
+            mixed = tile @ v[columns, head]
+            mixed /= tile @ np.ones((shape[1], 1), q.dtype)
+            out[rows, heads] = mixed.reshape(-1, group, head_dim)
 
 
-def _soft_cap(x: np.ndarray, cap: float) -> None:
+def tile_rows(n_ctx: int, group: int) -> int:
+    """How many query tokens make a tile, `group` heads at a time."""
+    return min(MAX_TILE, max(MIN_TILE, TILE_SCORES // (group * n_ctx)))
+
+
+def query_tiles(n_ctx: int, step: int, window: int) -> Iterator[tuple[slice, slice, Masks]]:
+    """Tokens `step` at a time, the tokens that some of them see, and what hides the others."""
+    for start in range(0, n_ctx, step):
+        stop = min(start + step, n_ctx)
+        first = max(0, start - window + 1) if window else 0
+        yield slice(start, stop), slice(first, stop), _masks(start, stop, first, window)
+
+
+def soft_cap(x: np.ndarray, cap: float) -> None:
+    """cap * tanh(x / cap), in place."""
     x /= np.float32(cap)
     np.tanh(x, out=x)
     x *= np.float32(cap)
 
 
-def _softmax_numerators(scores: np.ndarray) -> np.ndarray:
+def softmax_numerators(scores: np.ndarray, group: int, masks: Masks) -> None:
+    """exp(score - largest of its row), 0 where hidden, in place; scores [tokens * group, n]."""
+    for columns, mask in masks:
+        scores.reshape(-1, group, scores.shape[1])[:, :, columns] += mask[:, None]
     scores -= scores.max(axis=1, keepdims=True)
-    return np.exp(scores, out=scores)
+    np.exp(scores, out=scores)
 
 
-def _hidden(start: int, stop: int, first: int, window: int) -> list[tuple[slice, np.ndarray]]:
+def _masks(start: int, stop: int, first: int, window: int) -> Masks:
     """Column ranges of the tile and what to add there: -inf where a token may not look.
 
     Only the last columns hold tokens to come, only the first ones tokens that left the window.

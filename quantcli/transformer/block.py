@@ -23,6 +23,10 @@ class Site:
 # Fixed, so that results do not depend on the number of threads.
 TILE_TOKENS = 1024
 
+# The sites of the two halves of a block, each of which adds to the hidden states once.
+ATTENTION = ("attn", "attn_output")
+MLP = ("ffn", "ffn_down")
+
 Tap = Callable[[Site, np.ndarray], None]
 Rounding = Callable[[np.ndarray, str], np.ndarray]
 
@@ -51,8 +55,8 @@ class Block:
         self._sizes, self._wiring = sizes, sizes.wiring
         self._prefix = f"blk.{number}."
         self._window = sizes.windows[number]
-        self._sites = sites_of(sizes, number)
-        self._weights, self._types = weights, types
+        self.sites = sites_of(sizes, number)
+        self.weights, self._types = weights, types
         self._rounding = rounding
         self._rope_k = rope
         self._rope_q = rope * np.float32(sizes.attention_scale)
@@ -63,18 +67,41 @@ class Block:
         `tap` is called with each site and its input [tokens, n_in], before any rounding.
         Raises BadInputError naming the site whose input is not finite.
         """
-        after_attention, after_mlp = self._wiring.post_norms
-        flat = x.reshape(-1, x.shape[-1])
-        mixed = self._attention(self._norm(flat, "attn_norm"), x.shape[:2], tap)
-        flat += self._norm(mixed, after_attention)
-        for start in range(0, len(flat), TILE_TOKENS):  # a long window's mlp is wide
-            rows = flat[start : start + TILE_TOKENS]
-            rows += self._norm(self._mlp(self._norm(rows, "ffn_norm"), tap), after_mlp)
+        self._walk(ATTENTION, x, tap)
+        flat = x.reshape(1, -1, x.shape[-1])
+        for start in range(0, flat.shape[1], TILE_TOKENS):  # a long window's mlp is wide
+            self._walk(MLP, flat[:, start : start + TILE_TOKENS], tap)
 
-    def _attention(self, x: np.ndarray, windows: tuple[int, ...], tap: Tap) -> np.ndarray:
-        q, k, v = (
-            y.reshape(*windows, -1, self._sizes.head_dim) for y in self._linears("attn", x, tap)
-        )
+    def _walk(self, half: tuple[str, ...], x: np.ndarray, tap: Tap) -> None:
+        y = self.enter(half[0], x)
+        for short in half:
+            site = self.sites[short]
+            check_finite(y, site.name)
+            tap(site, y)
+            y = self.leave(short, x, [self.linear(name, y) for name in site.weights])
+
+    def enter(self, short: str, x: np.ndarray) -> np.ndarray:
+        """The input [tokens, n_in] of a site that begins a half of the block."""
+        norm = {"attn": "attn_norm", "ffn": "ffn_norm"}[short]
+        return self._norm(x.reshape(-1, x.shape[-1]), norm)
+
+    def leave(self, short: str, x: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
+        """What becomes of the outputs of a site's linears: the input of the site that follows.
+
+        At the end of a half they are added to x [windows, n_ctx, n_embd], which is returned flat.
+        """
+        if short == "attn":
+            return self._attention(outputs, x.shape[:2])
+        if short == "ffn":
+            gated, up = outputs
+            return gate(self._wiring.activation, gated, up)
+        post_norm = dict(zip(("attn_output", "ffn_down"), self._wiring.post_norms, strict=True))
+        flat = x.reshape(-1, x.shape[-1])
+        flat += self._norm(outputs[0], post_norm[short])
+        return flat
+
+    def _attention(self, projected: list[np.ndarray], windows: tuple[int, ...]) -> np.ndarray:
+        q, k, v = (y.reshape(*windows, -1, self._sizes.head_dim) for y in projected)
         if self._wiring.qk_norm:
             q, k = self._norm(q, "attn_q_norm"), self._norm(k, "attn_k_norm")
         q = rotate(q, self._rope_q, self._wiring.rope)
@@ -83,30 +110,19 @@ class Block:
         cap = self._sizes.attention_cap
         for one in range(windows[0]):
             attention(q[one], k[one], v[one], out[one], window=self._window, cap=cap)
-        (mixed,) = self._linears("attn_output", out.reshape(len(x), -1), tap)
-        return mixed
-
-    def _mlp(self, x: np.ndarray, tap: Tap) -> np.ndarray:
-        gated, up = self._linears("ffn", x, tap)
-        (down,) = self._linears("ffn_down", gate(self._wiring.activation, gated, up), tap)
-        return down
+        return out.reshape(windows[0] * windows[1], -1)
 
     def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
         if not name:
             return x
-        return rms_norm(x, self._weights[f"{self._prefix}{name}.weight"], self._sizes.eps)
+        return rms_norm(x, self.weights[f"{self._prefix}{name}.weight"], self._sizes.eps)
 
-    def _linears(self, short: str, x: np.ndarray, tap: Tap) -> list[np.ndarray]:
-        site = self._sites[short]
-        check_finite(x, site.name)
-        tap(site, x)
-        return [self._linear(name, x) for name in site.weights]
-
-    def _linear(self, name: str, x: np.ndarray) -> np.ndarray:
+    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
+        """x W^T + bias of the linear whose weight is called `name`, after rounding x."""
         if self._rounding is not None:
             x = self._rounding(x, self._types[name])
-        y = x @ self._weights[name].T
-        bias = self._weights.get(name.removesuffix("weight") + "bias")
+        y = x @ self.weights[name].T
+        bias = self.weights.get(name.removesuffix("weight") + "bias")
         if bias is not None:
             y += bias
         return y

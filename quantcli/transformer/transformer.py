@@ -44,7 +44,10 @@ Captured = list[tuple[Site, np.ndarray]]
 
 
 class Transformer:
-    """A model ready to run; `n_vocab`, `n_embd`, `n_ctx` (the longest window) are its sizes."""
+    """A model ready to run; `n_vocab`, `n_embd`, `n_block`, `n_ctx` (longest window): sizes.
+
+    `hidden` and `logits` run it as a whole; the other methods are the steps of a run.
+    """
 
     def __init__(self, model: Model, *, threads: int = 1, activations: str = "float") -> None:
         """activations: "float", or "llama-cpu" to round them as llama.cpp's CPU runtime does.
@@ -61,12 +64,12 @@ class Transformer:
         self._head = head_name(model)
         self._kept: dict[int, np.ndarray] = {}
         self.n_vocab, self.n_embd = model.shapes[EMBEDDING]
-        self.n_ctx = self._sizes.n_ctx
+        self.n_ctx, self.n_block = self._sizes.n_ctx, self._sizes.n_block
 
     @property
     def sites(self) -> list[Site]:
         """All sites in the order in which `hidden` taps them."""
-        blocks = range(self._sizes.n_block)
+        blocks = range(self.n_block)
         return [site for number in blocks for site in sites_of(self._sizes, number).values()]
 
     def hidden(
@@ -81,17 +84,18 @@ class Transformer:
         Raises UsageError (windows too long), BadInputError (ids outside the vocabulary, activations
         not finite), ResourceError (no room for hidden states).
         """
-        self._check(tokens)
+        self.check(tokens)
         progress = progress or Silent()
         x = hidden_states((*tokens.shape, self.n_embd))
-        tiles = list(_tiles(*tokens.shape))
-        progress.start("Running the model", x.nbytes * self._sizes.n_block)
-        with self._pool() as pool:
-            self._embed(tokens, x)
-            for number in range(self._sizes.n_block):
-                self._advance(number, x, tiles, pool, tap, progress)
-            norm = partial(_final_norm, x, self._model.rows(OUTPUT_NORM), self._sizes.eps)
-            for _ in in_order(pool, norm, tiles, self._threads + 1):
+        progress.start("Running the model", x.nbytes * self.n_block)
+        with self.pool() as pool:
+            for rows in self.vocabulary():
+                if _has(tokens, rows):
+                    self.embed(tokens, rows, self._model.rows(EMBEDDING, rows), x)
+            for number in range(self.n_block):
+                self._advance(self.load(number, tokens.shape[1], pool), x, pool, tap, progress)
+            norm = partial(self._normalize, x, self._model.rows(OUTPUT_NORM))
+            for _ in in_order(pool, norm, tiles(*tokens.shape), self._threads + 1):
                 pass
         progress.finish()
         return x
@@ -110,29 +114,16 @@ class Transformer:
                 cap = np.float32(self._sizes.logit_cap)
                 part[...] = np.tanh(part / cap) * cap
 
-        with self._pool() as pool:
-            for _ in in_order(pool, work, self._vocabulary(), self._threads + 1):
+        with self.pool() as pool:
+            for _ in in_order(pool, work, self.vocabulary(), self._threads + 1):
                 pass
         return logits
 
-    def _advance(
-        self,
-        number: int,
-        x: np.ndarray,
-        tiles: list[slice],
-        pool: ThreadPoolExecutor,
-        tap: Tap | None,
-        progress: Progress,
-    ) -> None:
-        """One block over all windows; its weights are freed before the next one's are loaded."""
-        work = partial(_run, self._load(number, x.shape[1], pool), x, tap is not None)
-        for tile, captured in in_order(pool, work, tiles, self._threads + 1):
-            if tap is not None:
-                for site, values in captured:
-                    tap(site, values)
-            progress.advance(x[tile].nbytes)
+    def check(self, tokens: np.ndarray) -> None:
+        """Refuse windows that the model cannot run.
 
-    def _check(self, tokens: np.ndarray) -> None:
+        Raises UsageError (windows too long), BadInputError (ids outside the vocabulary).
+        """
         if tokens.ndim != 2 or not tokens.size:
             raise UsageError(f"tokens of shape {tokens.shape} are not windows of a context")
         if tokens.shape[1] > self.n_ctx:
@@ -147,33 +138,61 @@ class Transformer:
             )
 
     @contextmanager
-    def _pool(self) -> Iterator[ThreadPoolExecutor]:
+    def pool(self) -> Iterator[ThreadPoolExecutor]:
+        """Threads for pieces of work, each of which computes with one BLAS thread."""
         with one_thread(), ThreadPoolExecutor(self._threads) as pool:
             yield pool
 
-    def _vocabulary(self) -> list[slice]:
+    def vocabulary(self) -> list[slice]:
+        """The rows of the embedding and of the head in pieces of about PIECE_WEIGHTS weights."""
         step = max(1, PIECE_WEIGHTS // self.n_embd)
-        return [slice(start, start + step) for start in range(0, self.n_vocab, step)]
+        starts = range(0, self.n_vocab, step)
+        return [slice(start, min(start + step, self.n_vocab)) for start in starts]
 
-    def _embed(self, tokens: np.ndarray, x: np.ndarray) -> None:
-        """x = the embeddings of tokens, from pieces of the table that hold some of them."""
-        flat, ids = x.reshape(-1, self.n_embd), tokens.reshape(-1)
-        order = np.argsort(ids, kind="stable")
-        for rows in self._vocabulary():
-            first, last = np.searchsorted(ids, (rows.start, rows.stop), sorter=order)
-            if first < last:
-                places = order[first:last]
-                flat[places] = self._model.rows(EMBEDDING, rows)[ids[places] - rows.start]
-        if self._sizes.embedding_scale != 1:
-            flat *= np.float32(self._sizes.embedding_scale)
+    def embed(self, tokens: np.ndarray, rows: slice, table: np.ndarray, x: np.ndarray) -> None:
+        """Fill x [n_windows, n_ctx, n_embd] where a token is one of `rows`, of values table."""
+        for tile in tiles(*tokens.shape):
+            ids = tokens[tile] - rows.start
+            here = (ids >= 0) & (ids < len(table))
+            x[tile][here] = table[ids[here]] * np.float32(self._sizes.embedding_scale)
 
-    def _load(self, number: int, n_ctx: int, pool: ThreadPoolExecutor) -> Block:
+    def load(self, number: int, n_ctx: int, pool: ThreadPoolExecutor) -> Block:
+        """A block with its weights, for windows of n_ctx tokens."""
         prefix = f"blk.{number}."
         names = [name for name in self._model.shapes if name.startswith(prefix)]
         weights = dict(zip(names, pool.map(self._model.rows, names), strict=True))
         slides = self._sizes.windows[number] > 0
         table = self._rope_table(slides, n_ctx)
         return Block(number, self._sizes, weights, self._model.types, table, self._rounding)
+
+    def normalize(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+        """The output norm, of that weight, over hidden states [..., n_embd].
+
+        Raises BadInputError when the result is not finite.
+        """
+        with np.errstate(all="ignore"):
+            y = rms_norm(x, weight, self._sizes.eps)
+        check_finite(y, "the output norm")
+        return y
+
+    def _normalize(self, x: np.ndarray, weight: np.ndarray, tile: slice) -> None:
+        x[tile] = self.normalize(x[tile], weight)
+
+    def _advance(
+        self,
+        block: Block,
+        x: np.ndarray,
+        pool: ThreadPoolExecutor,
+        tap: Tap | None,
+        progress: Progress,
+    ) -> None:
+        """One block over all windows."""
+        work = partial(_run, block, x, tap is not None)
+        for tile, captured in in_order(pool, work, tiles(*x.shape[:2]), self._threads + 1):
+            if tap is not None:
+                for site, values in captured:
+                    tap(site, values)
+            progress.advance(x[tile].nbytes)
 
     def _rope_table(self, slides: bool, n_ctx: int) -> np.ndarray:
         has_factors = ROPE_FACTORS in self._model.shapes
@@ -190,7 +209,8 @@ class Transformer:
         return self._kept[rows.start]
 
 
-def _tiles(n_windows: int, n_ctx: int) -> Iterator[slice]:
+def tiles(n_windows: int, n_ctx: int) -> Iterator[slice]:
+    """Runs of windows of about TILE_TOKENS tokens."""
     step = max(1, TILE_TOKENS // n_ctx)
     for start in range(0, n_windows, step):
         yield slice(start, min(start + step, n_windows))
@@ -209,7 +229,5 @@ def _run(block: Block, x: np.ndarray, keep: bool, tile: slice) -> Captured:
     return captured
 
 
-def _final_norm(x: np.ndarray, weight: np.ndarray, eps: float, tile: slice) -> None:
-    with np.errstate(all="ignore"):
-        x[tile] = rms_norm(x[tile], weight, eps)
-    check_finite(x[tile], "the output norm")
+def _has(tokens: np.ndarray, rows: slice) -> bool:
+    return bool(((tokens >= rows.start) & (tokens < rows.stop)).any())

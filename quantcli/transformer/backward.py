@@ -1,0 +1,151 @@
+"""The backward pass: how the model's own predictions depend on embeddings and on linears."""
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from quantcli.blas import one_thread
+from quantcli.model import Model
+from quantcli.parallel import in_order
+from quantcli.progress import Progress, Silent
+from quantcli.transformer.block import check_finite
+from quantcli.transformer.block_pass import BlockPass
+from quantcli.transformer.hyperparameters import Hyperparameters, read_hyperparameters
+from quantcli.transformer.layout import EMBEDDING, ROPE_FACTORS, check_tensors
+from quantcli.transformer.sampling import PIECE_WEIGHTS, SampledHead
+from quantcli.transformer.scratch import hidden_states
+
+# Fixed, so that results do not depend on the number of threads.
+TILE_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Gradients of the sum over positions of -log p(token), tokens drawn from the predictions.
+
+    tokens: those drawn, int64 [n_windows, n_ctx]; embedding: the gradients at the rows looked up,
+    before any scale, float32 [n_windows, n_ctx, n_embd]; outputs: by the name of each linear's
+    weight, the head's included, the mean over tokens of the squared gradients of its outputs,
+    float64 [n_out]. As the tokens are drawn, their second moments estimate the Fisher information:
+    for an error dW of a linear with inputs of second moment H, the KL divergence per token is about
+    sum_r outputs[r] (dW H dW^T)_rr / 2, and that of an error e of a row looked up e M e^T / 2.
+    """
+
+    tokens: np.ndarray
+    embedding: np.ndarray
+    outputs: dict[str, np.ndarray]
+
+    def embedding_metric(self) -> np.ndarray:
+        """M = mean over tokens of g g^T, float32 [n_embd, n_embd]."""
+        m = np.zeros((self.embedding.shape[-1],) * 2)
+        with one_thread():
+            for window in self.embedding:
+                m += window.T @ window
+        return (m / self.tokens.size).astype(np.float32)
+
+
+def gradients(
+    model: Model,
+    windows: np.ndarray,
+    *,
+    threads: int = 1,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Gradients:
+    """Run windows of ids [n_windows, n_ctx] forth and back; `seed` sets the tokens drawn.
+
+    One block's weights are in memory at a time, each is read twice; hidden states are kept before
+    each block. Windows are those that Transformer.hidden takes.
+
+    Raises BadInputError (activations or gradients not finite, or see read_hyperparameters,
+    check_tensors), UnsupportedError, ResourceError (no room for hidden states).
+    """
+    sizes = read_hyperparameters(model.metadata)
+    check_tensors(model, sizes)
+    with one_thread(), ThreadPoolExecutor(threads) as pool:
+        return _Walk(model, sizes, windows, pool, threads + 1, progress or Silent()).run(seed)
+
+
+class _Walk:
+    """Through the blocks and back; x[number] are the hidden states before block `number`."""
+
+    def __init__(
+        self,
+        model: Model,
+        sizes: Hyperparameters,
+        windows: np.ndarray,
+        pool: ThreadPoolExecutor,
+        ahead: int,
+        progress: Progress,
+    ) -> None:
+        self._model, self._sizes, self._windows = model, sizes, windows
+        self._pool, self._ahead, self._progress = pool, ahead, progress
+        self._x = hidden_states((sizes.n_block + 1, *windows.shape, sizes.n_embd))
+        self._dx = hidden_states(self._x.shape[1:])
+        self._squares: dict[str, np.ndarray] = {}
+
+    def run(self, seed: int) -> Gradients:
+        """Forth, the head, and back."""
+        blocks = range(self._sizes.n_block)
+        self._progress.start("Computing gradients", 2 * self._dx.nbytes * len(blocks))
+        self._embed()
+        for number in blocks:
+            self._each_tile(number, self._advance)
+        x, dx = (a.reshape(-1, self._sizes.n_embd) for a in (self._x[-1], self._dx))
+        head = SampledHead(self._model, self._sizes, x, dx)
+        head.pull(np.random.default_rng(seed).random(len(x)), self._pool, self._ahead)
+        self._squares[head.name] = head.squares
+        for number in reversed(blocks):
+            self._each_tile(number, self._return)
+        if self._sizes.embedding_scale != 1:
+            dx *= np.float32(self._sizes.embedding_scale)
+        self._progress.finish()
+        outputs = {name: squares / len(x) for name, squares in self._squares.items()}
+        return Gradients(head.tokens.reshape(self._windows.shape), self._dx, outputs)
+
+    def _embed(self) -> None:
+        x, ids = self._x[0].reshape(-1, self._sizes.n_embd), self._windows.reshape(-1)
+        step = max(1, PIECE_WEIGHTS // self._sizes.n_embd)
+        for start in range(0, self._model.shapes[EMBEDDING][0], step):
+            places = np.flatnonzero((ids >= start) & (ids < start + step))
+            if len(places):
+                rows = self._model.rows(EMBEDDING, slice(start, start + step))
+                x[places] = rows[ids[places] - start]
+        if self._sizes.embedding_scale != 1:
+            x *= np.float32(self._sizes.embedding_scale)
+
+    def _each_tile(self, number: int, work: Callable[[int, BlockPass, slice], None]) -> None:
+        """work(number, a new BlockPass, tile) for each tile, with one block's weights loaded."""
+        prefix = f"blk.{number}."
+        names = [name for name in self._model.shapes if name.startswith(prefix)]
+        weights = dict(zip(names, self._pool.map(self._model.rows, names), strict=True))
+        rope = self._sizes.local_rope if self._sizes.windows[number] else self._sizes.rope
+        has_factors = ROPE_FACTORS in self._model.shapes
+        factors = self._model.rows(ROPE_FACTORS) if has_factors else None
+        table = rope.table(self._windows.shape[1], factors)
+
+        def run(tile: slice) -> dict[str, np.ndarray]:
+            block = BlockPass(number, self._sizes, weights, table)
+            with np.errstate(all="ignore"):  # what is not finite is found by check_finite
+                work(number, block, tile)
+            return block.squares
+
+        step = max(1, TILE_TOKENS // self._windows.shape[1])
+        tiles = [slice(at, at + step) for at in range(0, len(self._windows), step)]
+        for tile, squares in in_order(self._pool, run, tiles, self._ahead):
+            for name, found in squares.items():
+                self._squares[name] = self._squares.get(name, 0.0) + found.astype(np.float64)
+            self._progress.advance(self._dx[tile].nbytes)
+
+    def _advance(self, number: int, block: BlockPass, tile: slice) -> None:
+        y, _ = block.run(self._x[number, tile])
+        check_finite(y, f"the end of block {number}")
+        self._x[number + 1, tile] = y
+
+    def _return(self, number: int, block: BlockPass, tile: slice) -> None:
+        _, pull = block.run(self._x[number, tile])
+        dx = pull(self._dx[tile])
+        check_finite(dx, f"the way back through block {number}")
+        self._dx[tile] = dx

@@ -1,0 +1,113 @@
+"""A tile of windows on its way through one block, and its gradients on their way back."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+
+from quantcli.transformer.gradients import (
+    Pull,
+    attention_and_pull,
+    gate_and_pull,
+    norm_and_pull,
+    rotate_and_pull,
+)
+from quantcli.transformer.hyperparameters import Hyperparameters
+
+Layer = Callable[[np.ndarray], tuple[np.ndarray, Pull]]
+
+
+class BlockPass:
+    """Computes in the precision of weights and hidden states.
+
+    `squares`: after pulling back, by the name of each linear's weight, the sum over tokens of the
+    squared gradients of its outputs, [n_out].
+    """
+
+    def __init__(
+        self,
+        number: int,
+        sizes: Hyperparameters,
+        weights: Mapping[str, np.ndarray],
+        rope: np.ndarray,
+    ) -> None:
+        """weights: by full name; rope: see Rope.table."""
+        self._sizes, self._wiring = sizes, sizes.wiring
+        self._weights, self._prefix = weights, f"blk.{number}."
+        self._window = sizes.windows[number]
+        self._rope = {"k": rope, "q": rope * np.float32(sizes.attention_scale)}
+        self.squares: dict[str, np.ndarray] = {}
+
+    def run(self, x: np.ndarray) -> tuple[np.ndarray, Pull]:
+        """Hidden states [windows, n_ctx, n_embd] after the block; x stays."""
+        after_attention, after_mlp = self._wiring.post_norms
+        flat = x.reshape(-1, x.shape[-1])
+        attend = partial(self._attention, x.shape[:2])
+        y, pull_attention = self._add(flat, "attn_norm", attend, after_attention)
+        y, pull_mlp = self._add(y, "ffn_norm", self._mlp, after_mlp)
+
+        def pull(dy: np.ndarray) -> np.ndarray:
+            return pull_attention(pull_mlp(dy.reshape(flat.shape))).reshape(x.shape)
+
+        return y.reshape(x.shape), pull
+
+    def _add(self, x: np.ndarray, before: str, layer: Layer, after: str) -> tuple[np.ndarray, Pull]:
+        """x + after(layer(before(x)))."""
+        y, pull_before = self._norm(x, before)
+        y, pull_layer = layer(y)
+        y, pull_after = self._norm(y, after)
+        return x + y, lambda dy: dy + pull_before(pull_layer(pull_after(dy)))
+
+    def _attention(self, windows: tuple[int, ...], x: np.ndarray) -> tuple[np.ndarray, Pull]:
+        projected, pull_projections = self._linears("attn", x)
+        q, k, v = (y.reshape(*windows, -1, self._sizes.head_dim) for y in projected)
+        (q, pull_q), (k, pull_k) = self._place(q, "q"), self._place(k, "k")
+        cap = self._sizes.attention_cap
+        attend = partial(attention_and_pull, window=self._window, cap=cap)
+        mixed, pulls = zip(*map(attend, q, k, v), strict=True)
+        (y,), pull_output = self._linears("attn_output", np.stack(mixed).reshape(len(x), -1))
+
+        def pull(dy: np.ndarray) -> np.ndarray:
+            dmixed = pull_output([dy]).reshape(q.shape)
+            parts = zip(*(back(d) for back, d in zip(pulls, dmixed, strict=True)), strict=True)
+            dq, dk, dv = map(np.stack, parts)
+            return pull_projections([d.reshape(len(x), -1) for d in (pull_q(dq), pull_k(dk), dv)])
+
+        return y, pull
+
+    def _place(self, x: np.ndarray, which: str) -> tuple[np.ndarray, Pull]:
+        """q or k [windows, n_ctx, heads, head_dim]: normed where the wiring says so, turned."""
+        x, pull_norm = self._norm(x, f"attn_{which}_norm" if self._wiring.qk_norm else "")
+        x, pull_turn = rotate_and_pull(x, self._rope[which], self._wiring.rope)
+        return x, lambda dy: pull_norm(pull_turn(dy))
+
+    def _mlp(self, x: np.ndarray) -> tuple[np.ndarray, Pull]:
+        (gated, up), pull_both = self._linears("ffn", x)
+        y, pull_gate = gate_and_pull(self._wiring.activation, gated, up)
+        (y,), pull_down = self._linears("ffn_down", y)
+        return y, lambda dy: pull_both(pull_gate(pull_down([dy])))
+
+    def _norm(self, x: np.ndarray, name: str) -> tuple[np.ndarray, Pull]:
+        if not name:
+            return x, lambda dy: dy
+        return norm_and_pull(x, self._weights[f"{self._prefix}{name}.weight"], self._sizes.eps)
+
+    def _linears(
+        self, short: str, x: np.ndarray
+    ) -> tuple[list[np.ndarray], Callable[[Sequence[np.ndarray]], np.ndarray]]:
+        """The linears of a site; pull takes the gradients of their outputs."""
+        names = [self._prefix + name for name in self._wiring.sites[short]]
+
+        def pull(dys: Sequence[np.ndarray]) -> np.ndarray:
+            dx = np.zeros_like(x)
+            for name, dy in zip(names, dys, strict=True):
+                self.squares[f"{name}.weight"] = np.einsum("tr,tr->r", dy, dy)
+                dx += dy @ self._weights[f"{name}.weight"]
+            return dx
+
+        return [self._linear(name, x) for name in names], pull
+
+    def _linear(self, name: str, x: np.ndarray) -> np.ndarray:
+        y = x @ self._weights[f"{name}.weight"].T
+        bias = self._weights.get(f"{name}.bias")
+        return y if bias is None else y + bias
