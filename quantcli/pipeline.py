@@ -14,7 +14,8 @@ from functools import partial
 import numpy as np
 
 from quantcli.architectures import OutputTensor
-from quantcli.calibration import Text, calibrate, read_text
+from quantcli.calibration import Text, calibrate, cut_windows, read_text
+from quantcli.calibration.calibrate import CONTEXT
 from quantcli.errors import BadInputError, IntegrityError
 from quantcli.evaluation import Quality
 from quantcli.evaluation.evaluate import evaluate, set_exam
@@ -28,13 +29,16 @@ from quantcli.gguf_file import (
 )
 from quantcli.methods import rtn
 from quantcli.methods.encoded import Cost, Encoded
+from quantcli.methods.sensitivity import TOKENS, divergences
 from quantcli.model import CheckpointModel, Model, matrix_shape
 from quantcli.parallel import in_order
 from quantcli.planning import Job, Plan, PlannedFile, make_plan
 from quantcli.planning.memory import PIECE_WEIGHTS, PIECES_WAITING, PeakMemory
 from quantcli.planning.plan import ON_THE_FLY
 from quantcli.planning.ram import running
+from quantcli.planning.target import candidates, fitted, recipe_of
 from quantcli.progress import Progress, Silent
+from quantcli.recipes.write import write_recipe
 from quantcli.report import Output, Report, TensorReport
 from quantcli.tensor_types import by_id
 from quantcli.transformer import Transformer
@@ -64,12 +68,14 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
         plan = make_plan(job, progress=progress)
     check_heads(plan)
     memory = PeakMemory()
-    plan = _calibrated(plan, progress)
+    plan = _allocated(_calibrated(plan, progress), progress)
     memory.sample()
     with ExitStack() as open_files:
         writers = [open_files.enter_context(_writer(plan, file)) for file in plan.files]
         costs = _quantize(plan, writers, memory, progress)
         written = _commit(plan, writers, progress)
+    if job.save_recipe is not None:
+        write_recipe(recipe_of(plan.files[0]), job.save_recipe, force=job.force)
     qualities = _evaluate(plan, written, text, progress)
     memory.sample()
     facts = zip(plan.files, written, costs, qualities, strict=True)
@@ -94,6 +100,8 @@ def check_outputs(plan: Plan) -> None:
     for file in plan.files:
         for shard in file.shards:
             check_output(shard.path, force=plan.job.force, sources=plan.sources)
+    if plan.job.save_recipe is not None:
+        check_output(plan.job.save_recipe, force=plan.job.force, sources=plan.sources)
     check_space(plan.files[0].path.parent, plan.disk_bytes)
 
 
@@ -146,6 +154,24 @@ def _calibrated(plan: Plan, progress: Progress) -> Plan:
         name=ON_THE_FLY,
     )
     return replace(plan, imatrix=imatrix)
+
+
+def _allocated(plan: Plan, progress: Progress) -> Plan:
+    """The plan with the types that suit its target best, by what each costs on the text."""
+    if plan.job.target is None or plan.calibration is None:
+        return plan
+    model, file = _source(plan), plan.files[0]
+    found = divergences(
+        model,
+        cut_windows(
+            plan.calibration, model.metadata, CONTEXT, min(TOKENS, plan.job.calibration_tokens)
+        ),
+        {t.name: candidates(t) for t in file.tensors if len(t.shape) > 1},
+        plan.imatrix,
+        threads=plan.job.threads,
+        progress=progress,
+    )
+    return replace(plan, files=[fitted(plan.job.target, file, found)])
 
 
 def _writer(plan: Plan, file: PlannedFile) -> Writer:
@@ -242,7 +268,7 @@ def _output(
         size_bytes=size,
         bpw=file.bpw,
         tensors=[
-            TensorReport(t.name, t.type.name, t.shape, t.nbytes, cost, t.fallback)
+            TensorReport(t.name, t.type.name, t.shape, t.nbytes, cost, t.fallback, t.divergence)
             for t, cost in zip(file.tensors, costs, strict=True)
         ],
         ram_bytes=size + running(file.metadata).overhead if quality else None,

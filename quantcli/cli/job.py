@@ -5,11 +5,13 @@ from typing import Any
 
 from quantcli.calibration.text import BUILTIN
 from quantcli.errors import UsageError
-from quantcli.planning import Job, default_threads
+from quantcli.planning import Job, Target, default_threads
+from quantcli.planning.ram import parse_size
 from quantcli.recipes import Recipe, read_recipe, recipe_from_flags
 
 DEFAULT_TYPE = "Q4_K_M"
 AUTO = Path("auto")
+MOST_BPW = 32
 
 
 def make_job(
@@ -22,6 +24,8 @@ def make_job(
     calibration: str | None,
     calibration_tokens: int | None,
     threads: int | None,
+    target: Target | None = None,
+    save_recipe: Path | None = None,
     on_fallback: str,
     **rest: Any,
 ) -> Job:
@@ -31,6 +35,7 @@ def make_job(
         UsageError: for values that no job can have.
     """
     recipe = read_recipe(recipe_file) if recipe_file else Recipe()
+    _check_target(target, save_recipe, types, recipe, flags["pure"])
     if types is None:
         types = recipe.file_type or DEFAULT_TYPE
     return Job(
@@ -39,18 +44,66 @@ def make_job(
         recipe=recipe.merged_with(recipe_from_flags(**flags)),
         on_fallback=on_fallback,
         threads=threads or default_threads(),
-        **_importance(imatrix, calibration, calibration_tokens),
+        target=target,
+        save_recipe=save_recipe,
+        **_importance(imatrix, calibration, calibration_tokens, target),
         **rest,
     )
 
 
 def _importance(
-    imatrix: Path | None, calibration: str | None, tokens: int | None
+    imatrix: Path | None, calibration: str | None, tokens: int | None, target: Target | None
 ) -> dict[str, Any]:
     """The job's fields for an importance matrix: from a file, or made on the fly."""
-    if imatrix == AUTO:
+    if target is not None and imatrix not in (None, AUTO):
+        raise UsageError(f"{target.option} makes its own statistics; leave --imatrix out")
+    if imatrix == AUTO or target is not None:
         limit = {"calibration_tokens": tokens} if tokens else {}
         return {"calibrate": calibration or BUILTIN, **limit}
     if calibration or tokens:
-        raise UsageError("--calibration and --calibration-tokens are for --imatrix auto")
+        raise UsageError(
+            "--calibration and --calibration-tokens are for --imatrix auto and targets"
+        )
     return {"imatrix": imatrix}
+
+
+def make_target(size: str | None, bpw: float | None, ram: str | None) -> Target | None:
+    """What the one given of --target-size, --target-bpw and --fit-ram means.
+
+    Raises:
+        UsageError: for several of them, or for what is no size.
+    """
+    given = {"--target-size": size, "--target-bpw": bpw, "--fit-ram": ram}
+    options = [f"{name} {value}" for name, value in given.items() if value is not None]
+    if len(options) > 1:
+        raise UsageError(f"{' and '.join(options)} exclude each other; keep one")
+    if size is not None:
+        return Target(options[0], size_bytes=parse_size(size, "--target-size"))
+    if ram is not None:
+        return Target(options[0], ram_bytes=parse_size(ram, "--fit-ram"))
+    if bpw is None:
+        return None
+    if not 0 < bpw <= MOST_BPW:
+        raise UsageError(f"--target-bpw {bpw} is not a number of bits above 0, at most {MOST_BPW}")
+    return Target(options[0], bpw=bpw)
+
+
+def _check_target(
+    target: Target | None, save_recipe: Path | None, types: str | None, recipe: Recipe, pure: bool
+) -> None:
+    if target is None:
+        if save_recipe is not None:
+            raise UsageError(
+                "--save-recipe is for --target-size, --target-bpw and --fit-ram; "
+                "a fixed --type is its own recipe"
+            )
+        return
+    others = {"--type": types, "--pure": pure, "the recipe's type": recipe.file_type or recipe.pure}
+    for name, given in others.items():
+        if given:
+            raise UsageError(
+                f"{target.option} chooses the types itself; leave out {name} "
+                "(--tensor-type and a recipe's [tensors] are kept)"
+            )
+    if save_recipe is not None and save_recipe.suffix != ".toml":
+        raise UsageError(f"--save-recipe {str(save_recipe)!r}: the name must end in .toml")

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from quantcli.calibration.calibrate import TOKENS
+from quantcli.planning.target import Target
 from quantcli.recipes import Recipe
 
 
@@ -21,6 +22,8 @@ class Job:
     `split_max_bytes` cuts each output into shards of at most that many bytes of tensor data.
     `calibrate` names a text (see calibration.text.read_text) to make an importance matrix from,
     instead of one in a file, `imatrix`; at most `calibration_tokens` of it are used.
+    `target` takes the place of `types`: one file, whose tensors' types are measured on the text
+    that `calibrate` names; `save_recipe` is where to write them as a recipe.
     `evaluate` names a text (see calibration.text.read_text) to measure the outputs' quality on.
     """
 
@@ -40,6 +43,8 @@ class Job:
     evaluate: str | None = None
     threads: int = field(default_factory=default_threads)
     force: bool = False
+    target: Target | None = None
+    save_recipe: Path | None = None
 
     @property
     def has_imatrix(self) -> bool:

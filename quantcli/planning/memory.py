@@ -52,6 +52,13 @@ def calibration_memory(
     return BASE_BYTES + vocabulary * TOKEN_BYTES + working
 
 
+def measuring_memory(shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Upper estimate of what measuring types adds: Hessians of a block, hidden states kept."""
+    sites = ("attn_q", "attn_output", "ffn_up", "ffn_down")
+    found = [shapes[f"blk.0.{site}.weight"][-1] for site in sites]
+    return 4 * (sum(n * n for n in found) + 2 * max(found) ** 2) + IN_MEMORY
+
+
 class PeakMemory:
     """The largest private (not file-backed) memory seen at the moments of sampling."""
 

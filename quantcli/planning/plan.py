@@ -21,10 +21,16 @@ from quantcli.gguf_file import Shard, Slot, data_bytes, encode_header, plan_shar
 from quantcli.methods import check_method
 from quantcli.model import CheckpointModel
 from quantcli.planning.job import Job
-from quantcli.planning.memory import PIECE_WEIGHTS, calibration_memory, peak_memory
+from quantcli.planning.memory import (
+    PIECE_WEIGHTS,
+    calibration_memory,
+    measuring_memory,
+    peak_memory,
+)
 from quantcli.planning.metadata import common_metadata, count_parameters, imatrix_metadata
 from quantcli.planning.names import check_distinct, output_path
 from quantcli.planning.overrides import apply_overrides
+from quantcli.planning.target import NEAREST, Target, file_for
 from quantcli.progress import Progress
 from quantcli.recipes import (
     Choice,
@@ -49,6 +55,7 @@ class PlannedTensor:
     origin: OutputTensor
     type: TensorType
     choice: Choice
+    divergence: float | None = None  # see methods.sensitivity; None where it was not measured
 
     @property
     def name(self) -> str:
@@ -152,7 +159,8 @@ class Plan:
             return needed
         shapes = {origin.name: origin.shape for origin in self.origins}
         tokens = self.imatrix.chunks * self.imatrix.chunk_size
-        return max(needed, calibration_memory(shapes, tokens, self.job.threads, vocabulary))
+        needed = max(needed, calibration_memory(shapes, tokens, self.job.threads, vocabulary))
+        return needed + (measuring_memory(shapes) if self.job.target else 0)
 
     @property
     def origins(self) -> list[OutputTensor]:
@@ -193,7 +201,8 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     Raises:
         QuantcliError: whatever can be known to be wrong before weights are read.
     """
-    kinds = list(dict.fromkeys(file_type(name) for name in job.types))
+    names = job.types if job.target is None else NEAREST
+    kinds = list(dict.fromkeys(file_type(name) for name in names))
     if not kinds:
         raise UsageError("no file type was asked for; `quantcli list types` names them")
     check_method(job.method)
@@ -215,7 +224,10 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         imatrix = blank_imatrix(model, calibration, tokens=tokens, name=ON_THE_FLY)
     if imatrix is not None:
         metadata |= imatrix_metadata(imatrix, calibration)
-    files = _plan_files(job, kinds, origins, metadata, checkpoint)
+    if job.target is None:
+        files = _plan_files(job, kinds, origins, metadata, checkpoint)
+    else:
+        files = [_plan_target(job, job.target, kinds, origins, metadata, checkpoint)]
     check_distinct([file.path for file in files])
     if imatrix is not None:
         _check_imatrix(imatrix, files)
@@ -249,6 +261,21 @@ def _plan_files(
     slots = [Slot(origin.name, origin.shape, 0) for origin in origins]
     head_bytes = len(encode_header(overridden, slots))
     return [_plan_file(job, kind, origins, metadata, source_type, head_bytes) for kind in kinds]
+
+
+def _plan_target(
+    job: Job,
+    target: Target,
+    kinds: list[FileType],
+    origins: list[OutputTensor],
+    common: Metadata,
+    checkpoint: Checkpoint,
+) -> PlannedFile:
+    """The types of its tensors are a guess of the right size until weights are measured."""
+    lenient = replace(job, on_fallback="allow")
+    files = _plan_files(lenient, kinds, origins, common, checkpoint)
+    file = file_for(target, files, name_it=job.output.is_dir())
+    return replace(file, warnings=_type_warnings(job, file.file_type, file.choices))
 
 
 def _plan_file(

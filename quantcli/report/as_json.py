@@ -39,6 +39,7 @@ def _output(output: Output) -> dict[str, Any]:
         "size_bytes": output.size_bytes,
         "bpw": round(output.bpw, 4),
         "sha256": output.sha256[0],
+        "estimated_divergence": output.divergence,
         "tensors": [_tensor(tensor) for tensor in output.worst],
         "quality": quality_document(output.quality),
     }
@@ -60,4 +61,5 @@ def _tensor(tensor: TensorReport) -> dict[str, Any]:
         "relative_error": tensor.cost.relative_error,
         "max_error": tensor.cost.max_error,
         "fallback": tensor.fallback,
+        "estimated_divergence": tensor.divergence,
     }
