@@ -28,7 +28,7 @@ from quantcli.transformer.backward import gradients
 from quantcli.transformer.layout import EMBEDDING, head_name
 
 TOKENS = 16 * 512  # enough for the estimate: twice as many change it by a few percent
-MEASURED_WEIGHTS = 1 << 20  # of a tensor, in whole rows
+MEASURED_WEIGHTS = 1 << 19  # of a tensor, in whole rows
 
 Candidates = Mapping[str, Sequence[TensorType]]
 Divergences = dict[str, dict[str, float]]

@@ -160,7 +160,7 @@ class Plan:
         shapes = {origin.name: origin.shape for origin in self.origins}
         tokens = self.imatrix.chunks * self.imatrix.chunk_size
         needed = max(needed, calibration_memory(shapes, tokens, self.job.threads, vocabulary))
-        return needed + (measuring_memory(shapes) if self.job.target else 0)
+        return needed + (measuring_memory(shapes, tokens) if self.job.target else 0)
 
     @property
     def origins(self) -> list[OutputTensor]:
