@@ -1,55 +1,35 @@
 """The one pipeline: plan, then stream every tensor through its types into the output files.
 
-Read `convert` first. Weights flow in pieces of whole rows, cut the same way whatever the number
-of threads, so that outputs are byte-identical; memory is bounded by the pieces in flight.
+Read `convert` first; `encoding.quantize` is where the weights flow.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 
 import numpy as np
 
-from quantcli.architectures import OutputTensor
+from quantcli import encoding, sequence
 from quantcli.calibration import Text, calibrate, cut_windows, read_text
 from quantcli.calibration.calibrate import CONTEXT
-from quantcli.errors import BadInputError, IntegrityError
+from quantcli.errors import BadInputError
 from quantcli.evaluation import Quality
 from quantcli.evaluation.evaluate import evaluate, set_exam
-from quantcli.gguf_file import (
-    TensorEntry,
-    Writer,
-    WrittenFile,
-    check_output,
-    check_space,
-    read_tensor,
-)
-from quantcli.methods import rtn
-from quantcli.methods.encoded import Cost, Encoded
+from quantcli.gguf_file import Writer, WrittenFile, check_output, check_space
+from quantcli.methods.encoded import Cost
+from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.methods.sensitivity import TOKENS, divergences
-from quantcli.model import CheckpointModel, Model, matrix_shape
-from quantcli.parallel import in_order
+from quantcli.model import CheckpointModel
 from quantcli.planning import Job, Plan, PlannedFile, make_plan
-from quantcli.planning.memory import PIECE_WEIGHTS, PIECES_WAITING, PeakMemory
+from quantcli.planning.memory import PeakMemory
 from quantcli.planning.plan import ON_THE_FLY
 from quantcli.planning.ram import running
 from quantcli.planning.target import candidates, fitted, recipe_of
 from quantcli.progress import Progress, Silent
 from quantcli.recipes.write import write_recipe
 from quantcli.report import Output, Report, TensorReport
-from quantcli.tensor_types import by_id
 from quantcli.transformer import Transformer
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Whole rows of one tensor; `index` is the tensor's place in the file."""
-
-    index: int
-    rows: slice
 
 
 def convert(job: Job, progress: Progress | None = None) -> Report:
@@ -72,8 +52,10 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
     memory.sample()
     with ExitStack() as open_files:
         writers = [open_files.enter_context(_writer(plan, file)) for file in plan.files]
-        costs = _quantize(plan, writers, memory, progress)
+        quantize = sequence.quantize if plan.job.calibrates else encoding.quantize
+        costs = quantize(plan, writers, memory, progress)
         written = _commit(plan, writers, progress)
+    sequence.forget(plan)
     if job.save_recipe is not None:
         write_recipe(recipe_of(plan.files[0]), job.save_recipe, force=job.force)
     qualities = _evaluate(plan, written, text, progress)
@@ -143,7 +125,7 @@ def _source(plan: Plan) -> CheckpointModel:
 
 def _calibrated(plan: Plan, progress: Progress) -> Plan:
     """The plan with values in its importance matrix, if it is to be made now."""
-    if plan.calibration is None:
+    if plan.calibration is None or plan.job.calibrates:
         return plan
     imatrix = calibrate(
         _source(plan),
@@ -184,60 +166,10 @@ def _writer(plan: Plan, file: PlannedFile) -> Writer:
     )
 
 
-def _quantize(
-    plan: Plan, writers: list[Writer], memory: PeakMemory, progress: Progress
-) -> list[list[Cost]]:
-    """Encode every piece in every type it is wanted in; costs per file and tensor."""
-    costs = [[Cost()] * len(plan.origins) for _ in plan.files]
-    progress.start("Quantizing", sum(4 * t.weights for t in plan.files[0].tensors))
-    ahead = plan.job.threads + PIECES_WAITING
-    model = _source(plan)
-    with ThreadPoolExecutor(plan.job.threads) as pool:
-        work = partial(_encode, plan, model)
-        for piece, encoded in in_order(pool, work, pieces(plan.origins), ahead):
-            for file, writer, cost in zip(plan.files, writers, costs, strict=True):
-                tensor = file.tensors[piece.index]
-                part = encoded[tensor.type.name]
-                writer.write(tensor.name, part.packed)
-                cost[piece.index] += part.cost
-            memory.sample()
-            progress.advance(4 * part.cost.weights)
-    progress.finish()
-    return costs
-
-
-def pieces(origins: Iterable[OutputTensor]) -> Iterator[Piece]:
-    """Cut each tensor into runs of whole rows of about PIECE_WEIGHTS weights, in file order."""
-    for index, origin in enumerate(origins):
-        n_rows, n_columns = matrix_shape(origin.shape)
-        step = max(1, PIECE_WEIGHTS // n_columns)
-        for start in range(0, n_rows, step):
-            yield Piece(index, slice(start, min(start + step, n_rows)))
-
-
-def _encode(plan: Plan, model: Model, piece: Piece) -> dict[str, Encoded]:
-    """One piece in each tensor type that some output wants it in."""
-    origin = plan.origins[piece.index]
-    types = {tensor.type.name: tensor.type for tensor in plan.versions(piece.index)}
-    w = model.rows(origin.name, piece.rows).reshape(-1, origin.shape[-1])
-    importance = plan.importance(origin, types.values())
-    try:
-        return rtn.quantize(w, importance, types.values(), first_row=piece.rows.start)
-    except BadInputError as error:
-        name = origin.source or origin.name
-        raise BadInputError(f"{plan.checkpoint.id}: tensor {name!r}: {error}") from None
-
-
 def _commit(plan: Plan, writers: list[Writer], progress: Progress) -> list[list[WrittenFile]]:
     """Read every file back, verify it, and give it its final name."""
-    progress.start("Verifying", sum(t.nbytes for file in plan.files for t in file.tensors))
-
-    def verify(entry: TensorEntry) -> None:
-        if not by_id(entry.type_id).scales_finite(read_tensor(entry)):
-            raise IntegrityError(f"tensor {entry.name!r} reads back with a scale not finite")
-        progress.advance(entry.nbytes)
-
-    written = [writer.commit(verify) for writer in writers]
+    progress.start("Verifying", plan.disk_bytes)
+    written = [writer.commit(progress.advance) for writer in writers]
     progress.finish()
     return written
 

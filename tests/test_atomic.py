@@ -126,7 +126,7 @@ def write_or_die(path: Path, fatal_call: int) -> None:
 
         return wrapped
 
-    for name in ("open", "write", "fsync", "link", "unlink", "replace"):
+    for name in ("open", "pwrite", "fsync", "link", "unlink", "replace"):
         setattr(os, name, deadly(getattr(os, name)))
     with AtomicFile(path / "1", force=True) as one, AtomicFile(path / "2", force=True) as two:
         for file in (one, two):
@@ -260,7 +260,7 @@ def test_a_full_disk_is_one_error_and_leaves_nothing(small_disk):
     check_space(small_disk, 1 << 19)
 
 
-@pytest.mark.parametrize("call", ["write", "fsync"])
+@pytest.mark.parametrize("call", ["pwrite", "fsync"])
 def test_a_failing_disk_is_one_error_and_leaves_nothing(tmp_path, monkeypatch, call):
     def fail(*args):
         raise OSError(5, "Input/output error")

@@ -231,12 +231,12 @@ def test_huge_inputs_are_bounded() -> None:
     assert s.min() >= np.float32(1 / awq.LARGEST)
 
 
-def test_shared_rows_share_the_mean_square() -> None:
+def test_columns_of_one_row_share_a_scale() -> None:
     problem = Problem.of(outliers(512))
     problem.fold = replace(problem.fold, sources=np.tile(np.arange(256), 2))
     s = problem.search().s
     np.testing.assert_array_equal(s[:256], s[256:])
-    # Column 100 and the small 356 are one row, of mean square (900 + 1) / 2.
+    # Column 100 and the small 356 are one row.
     assert s[356] > 2 * s[357]
 
 

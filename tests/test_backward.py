@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 from tiny_models import VARIANTS, build
 
-from quantcli.errors import BadInputError
 from quantcli.model import Model, open_model
-from quantcli.transformer import Transformer, backward, sampling, scratch
+from quantcli.transformer import Transformer, backward, sampling
 from quantcli.transformer.activations import rms_norm
 from quantcli.transformer.backward import gradients
 from quantcli.transformer.block_pass import BlockPass
-from quantcli.transformer.gradients import attention_and_pull
 from quantcli.transformer.hyperparameters import read_hyperparameters
 
 # Of the tiny models: the windows slide, and no tile or piece is the only one.

@@ -6,7 +6,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).parent.parent / "quantcli"
 
 LINES = [
-    {"blas", "errors", "parallel", "progress"},
+    {"blas", "errors", "parallel", "progress", "workers"},
     {"kernels"},
     {"tensor_types", "checkpoint", "architectures", "gguf_file"},
     {"tokenizer", "recipes"},
@@ -15,7 +15,7 @@ LINES = [
     {"calibration"},
     {"evaluation", "methods"},
     {"planning", "inspection"},
-    {"report"},
+    {"report", "encoding", "sequence"},
     {"pipeline"},
     {"cli"},
 ]

@@ -233,10 +233,11 @@ def _check_spans(spans: dict[str, tuple[int, int]], size: int, label: str) -> No
 class SafetensorsFile:
     """One validated file, mapped into memory: nothing is read until a tensor is asked for.
 
-    Raises: BadInputError, AccessError when opening.
+    Pickled, it is opened anew. Raises: BadInputError, AccessError when opening.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
+        self._place = folder, name
         label = show(name)
         with open_regular(folder, name) as file:
             file_size = file.seek(0, 2)
@@ -246,6 +247,9 @@ class SafetensorsFile:
             file.seek(8)
             self.header = parse_header(file.read(length), file_size, label)
             self._bytes = np.memmap(file, dtype=np.uint8, mode="r")
+
+    def __reduce__(self) -> tuple[type["SafetensorsFile"], tuple[Path, str]]:
+        return SafetensorsFile, self._place
 
     def raw(self, name: str) -> np.ndarray:
         """Return a read-only view of a float tensor as stored; BF16 comes as uint16."""
@@ -259,6 +263,5 @@ def to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:
     if dtype != "BF16":
         return np.array(raw, dtype=np.float32, order="C", subok=False)
     # BF16 is the upper half of a float32.
-    bits = np.array(raw, dtype=np.uint32, order="C", subok=False)
-    bits <<= 16
+    bits = np.left_shift(np.asarray(raw), np.uint32(16), dtype=np.uint32, order="C")
     return bits.view(np.float32)

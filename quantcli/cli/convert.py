@@ -68,6 +68,14 @@ def convert(
     ] = None,
     threads: options.Threads = None,
     force: options.Force = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Go on where a run of a method that calibrates was killed.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -115,6 +123,7 @@ def convert(
         evaluate=evaluate,
         threads=threads,
         force=force,
+        resume=resume,
     )
     progress = for_terminal(quiet)
     if dry_run:

@@ -5,6 +5,7 @@ from typing import Any
 
 from quantcli.calibration.text import BUILTIN
 from quantcli.errors import UsageError
+from quantcli.methods import method_info
 from quantcli.planning import Job, Target, default_threads
 from quantcli.planning.ram import parse_size
 from quantcli.recipes import Recipe, read_recipe, recipe_from_flags
@@ -24,6 +25,7 @@ def make_job(
     calibration: str | None,
     calibration_tokens: int | None,
     threads: int | None,
+    method: str = "rtn",
     target: Target | None = None,
     save_recipe: Path | None = None,
     on_fallback: str,
@@ -42,27 +44,34 @@ def make_job(
         source=source,
         types=tuple(name for name in types.split(",") if name),
         recipe=recipe.merged_with(recipe_from_flags(**flags)),
+        method=method,
         on_fallback=on_fallback,
         threads=threads or default_threads(),
         target=target,
         save_recipe=save_recipe,
-        **_importance(imatrix, calibration, calibration_tokens, target),
+        **_statistics(method, imatrix, calibration, calibration_tokens, target),
         **rest,
     )
 
 
-def _importance(
-    imatrix: Path | None, calibration: str | None, tokens: int | None, target: Target | None
+def _statistics(
+    method: str,
+    imatrix: Path | None,
+    calibration: str | None,
+    tokens: int | None,
+    target: Target | None,
 ) -> dict[str, Any]:
-    """The job's fields for an importance matrix: from a file, or made on the fly."""
-    if target is not None and imatrix not in (None, AUTO):
-        raise UsageError(f"{target.option} makes its own statistics; leave --imatrix out")
-    if imatrix == AUTO or target is not None:
+    """The job's fields for what calibrates, or for an importance matrix."""
+    if imatrix == AUTO or method_info(method).calibrates or target is not None:
+        if imatrix not in (None, AUTO):
+            who = target.option if target else f"--method {method}"
+            raise UsageError(f"{who} makes its own statistics; leave --imatrix out")
         limit = {"calibration_tokens": tokens} if tokens else {}
         return {"calibrate": calibration or BUILTIN, **limit}
     if calibration or tokens:
         raise UsageError(
-            "--calibration and --calibration-tokens are for --imatrix auto and targets"
+            "--calibration and --calibration-tokens are for --imatrix auto, for targets, and for "
+            "methods that calibrate (`quantcli list methods`)"
         )
     return {"imatrix": imatrix}
 

@@ -10,6 +10,7 @@ from quantcli.gguf_file.layout import (
     data_bytes,
     encode_header,
 )
+from quantcli.gguf_file.part_file import PartFile, Run
 from quantcli.gguf_file.reader import (
     Header,
     TensorEntry,
@@ -27,6 +28,8 @@ __all__ = [
     "GgmlType",
     "Header",
     "Metadata",
+    "PartFile",
+    "Run",
     "Shard",
     "Slot",
     "TensorEntry",

@@ -12,11 +12,10 @@ input), 7 for a full or failing disk, 8 when the disk returns other bytes than w
 import atexit
 import errno
 import fcntl
-import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,19 +24,9 @@ from typing import Self
 
 import numpy as np
 
-from quantcli.errors import (
-    IntegrityError,
-    OutputExistsError,
-    QuantcliError,
-    ResourceError,
-    UsageError,
-)
+from quantcli.errors import OutputExistsError, ResourceError, UsageError
+from quantcli.gguf_file.part_file import PartFile, Run, one_line
 
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_MISPLACED = {
-    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.EISDIR,
-    errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL,
-}  # fmt: skip
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS}
 
 
@@ -71,7 +60,7 @@ def check_output(path: Path, *, force: bool = False, sources: Iterable[Path] = (
 
 def check_space(directory: Path, nbytes: int) -> None:
     """Raise ResourceError if `directory` has less than `nbytes` bytes free."""
-    with _one_line(directory, "look at"):
+    with one_line(directory, "look at"):
         free = shutil.disk_usage(directory).free
     if free < nbytes:
         raise ResourceError(
@@ -103,11 +92,13 @@ class AtomicFile:
         self.path, self.force = path, force
         self.part = path.with_name(f".{path.name}.{os.getpid()}.part")
         self.size = 0
-        self._sha256 = hashlib.sha256()
+        self.content = PartFile(path, self.part)
+        self._runs: list[Run] = []
+        self._sha256 = ""
         self._kept = False
 
     def __enter__(self) -> Self:
-        with _one_line(self.path, "create"), _locked_directory(self.path.parent):
+        with one_line(self.path, "create"), _locked_directory(self.path.parent):
             _sweep(self.path)
             _refuse_existing(self.path, self.force)
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -118,6 +109,7 @@ class AtomicFile:
             except OSError:
                 self.__exit__(None, None, None)
                 raise
+            self.content = PartFile(self.path, self.part, self._fd)
         return self
 
     def __exit__(
@@ -137,28 +129,23 @@ class AtomicFile:
 
     def write(self, data: bytes | np.ndarray) -> None:
         """Append the bytes of `data` (C-contiguous). Raises ResourceError if the disk is full."""
-        view = np.frombuffer(data, np.uint8).data
-        self._sha256.update(view)
-        with _one_line(self.path, "write"):
-            while view:
-                n = os.write(self._fd, view)
-                self.size += n
-                view = view[n:]
+        self.add(self.content.write(self.size, data))
 
-    def verify(self) -> None:
-        """Flush to disk and compare what the disk returns with what was written."""
-        with _one_line(self.path, "write"):
-            os.fsync(self._fd)
-            # Drop the cached pages, so that the disk and not the cache is read.
-            os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
-            with self.part.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").digest()
-        if found != self._sha256.digest():
-            raise IntegrityError(f"{self.path}: the disk returned other bytes than were written")
+    def add(self, run: Run) -> None:
+        """Take account of bytes at the end that `content` wrote, here or in another process."""
+        self._runs.append(run)
+        self.size += run.nbytes
+
+    def verify(self, advance: Callable[[int], object] = abs) -> None:
+        """Flush to disk and compare what the disk returns with what was written.
+
+        `advance` hears of bytes that are done.
+        """
+        self._sha256 = self.content.read_back(self._runs, advance)
 
     def written(self) -> WrittenFile:
-        """What has been written so far."""
-        return WrittenFile(self.path, self.size, self._sha256.hexdigest())
+        """The verified file."""
+        return WrittenFile(self.path, self.size, self._sha256)
 
     def rename(self) -> None:
         """Give the part file its final name; without `force` never over another file."""
@@ -190,10 +177,10 @@ def publish(files: Sequence[AtomicFile]) -> list[WrittenFile]:
     is not mistaken for a whole one.
     """
     for file in reversed(files):
-        with _one_line(file.path, "rename"):
+        with one_line(file.path, "rename"):
             file.rename()
     directory = files[0].path.parent
-    with _one_line(directory, "flush"), _directory(directory) as fd:
+    with one_line(directory, "flush"), _directory(directory) as fd:
         os.fsync(fd)
     for file in files:
         file.keep()
@@ -256,16 +243,3 @@ def _locked_directory(path: Path) -> Iterator[None]:
         with suppress(OSError):
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
-
-
-@contextmanager
-def _one_line(path: Path, action: str) -> Iterator[None]:
-    """Turn an OSError into the error and exit code the user meets."""
-    try:
-        yield
-    except OSError as error:
-        reason = f"{path}: cannot {action}: {error.strerror or error}"
-        kind: type[QuantcliError] = UsageError if error.errno in _MISPLACED else ResourceError
-        if error.errno in _FULL:
-            reason += "; free some space or choose another output directory"
-        raise kind(reason) from error

@@ -11,7 +11,8 @@ import numpy as np
 from quantcli.errors import IntegrityError
 from quantcli.gguf_file.atomic import AtomicFile, WrittenFile, publish
 from quantcli.gguf_file.layout import Metadata, Slot, encode_header
-from quantcli.gguf_file.reader import TensorEntry, read_header
+from quantcli.gguf_file.part_file import PartFile, Run
+from quantcli.gguf_file.reader import read_header
 from quantcli.gguf_file.shards import Shard, plan_shards
 
 
@@ -66,40 +67,44 @@ class Writer:
 
     def write(self, name: str, data: bytes | np.ndarray) -> None:
         """Append bytes (C-contiguous) to tensor `name`, which must be the first unfinished one."""
+        file = self._due(name)
+        self.add(name, file.content.write(file.size, data))
+
+    def add(self, name: str, run: Run) -> None:
+        """As `write`, of bytes that are already at their place (see `places`)."""
+        file = self._due(name)
+        file.add(run)
+        end = self._todo[-1][1].offset + self._todo[-1][1].nbytes
+        if file.size > end:
+            raise RuntimeError(f"tensor {name!r}: {file.size - end} bytes too many")
+        if file.size == end:
+            self._todo.pop()
+
+    def places(self) -> dict[str, tuple[PartFile, int]]:
+        """Where each unfinished tensor begins, for other processes to write there."""
+        return {entry.name: (file.content, entry.offset) for file, entry in reversed(self._todo)}
+
+    def _due(self, name: str) -> AtomicFile:
+        """The file of tensor `name`, filled up to where its next bytes go."""
         if not self._todo or self._todo[-1][1].name != name:
             expected = self._todo[-1][1].name if self._todo else "nothing"
             raise RuntimeError(f"tensor {name!r} written where {expected!r} is due")
         file, entry = self._todo[-1]
         if file.size < entry.offset:
             file.write(bytes(entry.offset - file.size))  # the padding of the tensor before
-        file.write(data)
-        end = entry.offset + entry.nbytes
-        if file.size > end:
-            raise RuntimeError(f"tensor {name!r}: {file.size - end} bytes too many")
-        if file.size == end:
-            self._todo.pop()
+        return file
 
-    def commit(self, check: Callable[[TensorEntry], None] | None = None) -> list[WrittenFile]:
-        """Verify what is on disk, let `check` look at each tensor there, make all files final.
+    def commit(self, advance: Callable[[int], object] = abs) -> list[WrittenFile]:
+        """Verify what is on disk, then make all files final; `advance` hears of bytes verified.
 
-        `check` may use read_tensor on its entry and raises to reject the output. Raises
-        IntegrityError if the disk returns anything else than what was written.
+        Raises IntegrityError if the disk returns anything else than what was written.
         """
         if self._todo:
             raise RuntimeError(f"tensor {self._todo[-1][1].name!r} is incomplete")
         for file, shard in zip(self._files, self.shards, strict=True):
             file.write(bytes(shard.size - file.size))
-            file.verify()
-            for entry in _reread(file, shard):
-                if check:
-                    check(entry)
+            file.verify(advance)
+            header = read_header(file.part)
+            if encode_header(header.metadata, list(header.tensors.values())) != shard.head:
+                raise IntegrityError(f"{shard.path}: the header reads back differently")
         return publish(self._files)
-
-
-def _reread(file: AtomicFile, shard: Shard) -> list[TensorEntry]:
-    """Tensors of a part file as our strict reader finds them, equal to the plan."""
-    header = read_header(file.part)
-    entries = list(header.tensors.values())
-    if encode_header(header.metadata, entries) != shard.head:
-        raise IntegrityError(f"{shard.path}: the header reads back differently")
-    return entries

@@ -10,10 +10,21 @@ from quantcli.errors import UsageError
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """What `quantcli list methods` says about a back-end."""
+    """What `quantcli list methods` says about a back-end.
+
+    folds: it moves scales from a linear's columns into what stands before it; compensates: it
+    chooses a code so that it makes up for the errors of those before.
+    """
 
     name: str
     summary: str
+    folds: bool = False
+    compensates: bool = False
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether it runs a text through the model while it quantizes."""
+        return self.folds or self.compensates
 
 
 METHODS = {
@@ -21,15 +32,26 @@ METHODS = {
         "rtn",
         "round to nearest on scales searched per block; an imatrix weights the search",
     ),
+    "gptq": MethodInfo(
+        "gptq",
+        "choose codes so that errors cancel in each layer's outputs, block by block",
+        compensates=True,
+    ),
+    "awq": MethodInfo(
+        "awq",
+        "scale columns that see large inputs before rounding, folded into the layer before",
+        folds=True,
+    ),
+    "awq+gptq": MethodInfo("awq+gptq", "awq's scales, then gptq", folds=True, compensates=True),
 }
 
 
-def check_method(name: str) -> str:
-    """The canonical name of a method.
+def method_info(name: str) -> MethodInfo:
+    """The method of that name.
 
     Raises:
         UsageError: when there is no such method.
     """
-    if name.lower() not in METHODS:
+    if name not in METHODS:
         raise UsageError(f"unknown method {name!r}; available: {', '.join(METHODS)}")
-    return name.lower()
+    return METHODS[name]

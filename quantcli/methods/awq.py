@@ -6,7 +6,7 @@ inputs grow in their block and lose less of the rounding; the inputs get even, a
 llama.cpp rounds activations, which is most of what is lost at 6 bits.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,8 @@ from quantcli.transformer.block import Site, sites_of
 from quantcli.transformer.hyperparameters import Hyperparameters
 from quantcli.transformer.layout import HEAD
 from quantcli.transformer.rounding import round_like_llama_cpp
+
+Kinds = Mapping[str, TensorType]
 
 EXPONENTS = (0.0, 0.25, 0.4, 0.5, 0.75)
 ROWS = 256  # of each linear, evenly spread: they stand for all of it when scales are compared
@@ -97,13 +99,15 @@ def divide_producer(weights: dict[str, np.ndarray], fold: Fold, s: np.ndarray) -
 
 def fold_statistics(moments: np.ndarray, s: np.ndarray) -> np.ndarray:
     """Second moments [n, n] of the input (H, or C) after the fold: those of x / s."""
-    return moments / s[:, None] / s
+    folded = moments / s[:, None]
+    folded /= s
+    return folded
 
 
 def search(
     fold: Fold,
     weights: Mapping[str, np.ndarray],
-    kinds: Mapping[str, TensorType],
+    outputs: Sequence[Kinds],
     h: np.ndarray,
     sample: np.ndarray,
     *,
@@ -111,10 +115,11 @@ def search(
 ) -> Scales:
     """The s = r^a / (geometric mean of r^a) of least loss, r_j = sqrt(H_jj), a in EXPONENTS.
 
-    weights: float32 [rows, n] by name, of which ROWS are looked at; kinds: their tensor types;
-    h: X^T X / N float32 [n, n]; sample: some of the inputs x, float32 [tokens, n]. The loss, in
-    squares of the outputs per token, is share * tr(dW H dW^T) by round to nearest in the real
-    type, and what rounding x / s as llama.cpp does adds. share: COMPENSATED before GPTQ, else 1.
+    weights: float32 [rows, n] by name, of which ROWS are looked at; outputs: their tensor types in
+    each file to come; h: X^T X / N float32 [n, n]; sample: some of the inputs x, float32
+    [tokens, n]. The loss, in squares of the outputs per token, is share * tr(dW H dW^T) by round to
+    nearest in the real type, and what rounding x / s as llama.cpp does adds; share: COMPENSATED
+    before GPTQ, else 1.
     Inputs that are always zero keep s = 1.
     """
     rows = {name: _spread(weights[name]) for name in fold.site.weights}
@@ -123,6 +128,7 @@ def search(
         a: sum(
             share * _weight_loss(w, kinds[name], h, s) + _input_loss(w, kinds[name], sample, s)
             for name, w in rows.items()
+            for kinds in outputs
         )
         for a, s in found.items()
     }
@@ -144,11 +150,10 @@ def _spread(w: np.ndarray) -> np.ndarray:
 
 
 def _scales(fold: Fold, squares: np.ndarray, exponent: float) -> np.ndarray:
-    """r^a over its geometric mean; columns that come from one row share their mean square."""
-    counts = np.bincount(fold.sources)
-    shared = np.bincount(fold.sources, squares) / counts
+    """r^a over its geometric mean; columns that come from one row share one scale."""
+    shared = np.bincount(fold.sources, squares)
     live = shared > 0
-    logs = np.zeros(len(counts))
+    logs = np.zeros(len(shared))
     logs[live] = exponent / 2 * np.log(shared[live])
     logs[live] -= logs[live].mean() if live.any() else 0
     limit = np.log(LARGEST)

@@ -5,18 +5,24 @@ from typing import Self
 
 import numpy as np
 
+from quantcli.errors import IntegrityError
 from quantcli.tensor_types import TensorType, flushed_blocks
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Error sums over some weights of a tensor; pieces of a tensor add up."""
+    """Error sums over some weights of a tensor; pieces of a tensor add up.
+
+    Methods that look at outputs give the squared error of those, and that of rounding to nearest.
+    """
 
     weights: int = 0
     squared_weight: float = 0.0
     squared_error: float = 0.0
     max_error: float = 0.0
     flushed: int = 0  # blocks of non-zero weights too small for their type's scale
+    output_error: float = 0.0
+    rounding_error: float = 0.0
 
     def __add__(self, other: Self) -> "Cost":
         return Cost(
@@ -25,7 +31,17 @@ class Cost:
             self.squared_error + other.squared_error,
             max(self.max_error, other.max_error),
             self.flushed + other.flushed,
+            self.output_error + other.output_error,
+            self.rounding_error + other.rounding_error,
         )
+
+    @property
+    def of_rounding(self) -> float | None:
+        """Squared error of the outputs relative to that of rounding to nearest, if both are known.
+
+        1 where the method did no better, and rounding to nearest was kept.
+        """
+        return self.output_error / self.rounding_error if self.rounding_error else None
 
     @property
     def rmse(self) -> float:
@@ -47,12 +63,20 @@ class Encoded:
 
 
 def measured(w: np.ndarray, packed: np.ndarray, kind: TensorType) -> Encoded:
-    """Decode what was packed and compare it with the float32 rows w [rows, n]."""
+    """Decode what was packed and compare it with the float32 rows w [rows, n].
+
+    Raises IntegrityError for a stored scale that is not finite.
+    """
+    if not kind.scales_finite(packed):
+        raise IntegrityError(f"a scale of {kind.name} is not finite")
     decoded = kind.decode(packed)
     flushed = flushed_blocks(w, decoded, kind.block_size) if kind.quantized else 0
     difference = np.subtract(decoded, w, out=decoded)
     max_error = float(max(difference.max(), -difference.min()))
-    # numpy sums pairwise: float32 keeps six digits, at half the cost of a sum in float64.
-    squared_error = float(np.square(difference, out=difference).sum())
-    squared_weight = float(np.square(w, out=difference).sum())
+    squared_error, squared_weight = _squares(difference), _squares(w)
     return Encoded(packed, Cost(w.size, squared_weight, squared_error, max_error, flushed))
+
+
+def _squares(rows: np.ndarray) -> float:
+    """The sum of all squares: within rows [rows, n] in float32, which keeps six digits."""
+    return float(np.vecdot(rows, rows).sum(dtype=np.float64))

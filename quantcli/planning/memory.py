@@ -1,17 +1,19 @@
 """Private memory: what a conversion will need, and what it did need."""
 
 import math
+import re
 import resource
 import sys
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from quantcli.transformer.block import TILE_TOKENS
 from quantcli.transformer.scratch import IN_MEMORY
 
-PIECE_WEIGHTS = 1 << 19  # weights that one thread works on at a time
-PIECES_WAITING = 2  # pieces done or queued beside those in the threads
+INTERVAL = 0.2  # seconds between two looks at the memory in use
 
 # Measured upper bounds of private memory.
 BASE_BYTES = 64 << 20  # interpreter, numpy and the other packages
@@ -26,7 +28,7 @@ def peak_memory(threads: int, packed_bytes: int, vocabulary: int, weighted: bool
 
     packed_bytes: of one piece in all types that are written at once; weighted: by an imatrix.
     """
-    pieces = (threads + PIECES_WAITING) * packed_bytes
+    pieces = threads * packed_bytes
     scratch = threads * (THREAD_BYTES + (WEIGHTED_BYTES if weighted else 0))
     working = scratch + pieces + vocabulary * TOKEN_BYTES
     return BASE_BYTES + max(working, vocabulary * PARSING_BYTES)
@@ -70,18 +72,28 @@ class PeakMemory:
 
     def __init__(self) -> None:
         self.peak = 0
+        self._next = 0.0
         self.sample()
 
-    def sample(self) -> None:
-        """Look at the memory of this process now."""
-        self.peak = max(self.peak, _private_bytes())
+    def sample(self, workers: Callable[[], Iterable[int]] = tuple) -> None:
+        """Look at the memory of this process and of `workers` (their pids) now.
+
+        It takes some time, so it happens at most every INTERVAL seconds.
+        """
+        if time.monotonic() >= self._next:
+            processes = ("self", *workers())
+            self.peak = max(self.peak, sum(map(_private_bytes, processes)) or _peak_resident())
+            self._next = time.monotonic() + INTERVAL
 
 
-def _private_bytes() -> int:
-    """Resident minus file-backed pages on Linux; elsewhere the peak resident size."""
-    try:
-        resident, shared = Path("/proc/self/statm").read_text().split()[1:3]
-        return (int(resident) - int(shared)) * resource.getpagesize()
-    except OSError:
-        scale = 1 if sys.platform == "darwin" else 1024
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale
+def _private_bytes(process: int | str) -> int:
+    """Memory behind no file, of pages shared with other processes a share; 0 if not known."""
+    with suppress(OSError):
+        found = re.search(r"Pss_Anon: *(\d+) kB", Path(f"/proc/{process}/smaps_rollup").read_text())
+        return 1024 * int(found[1]) if found else 0
+    return 0
+
+
+def _peak_resident() -> int:
+    scale = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

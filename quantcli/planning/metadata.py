@@ -8,7 +8,7 @@ import numpy as np
 
 from quantcli import __version__
 from quantcli.architectures import Architecture, OutputTensor
-from quantcli.calibration import Imatrix, Text
+from quantcli.calibration import Imatrix
 from quantcli.checkpoint import Checkpoint
 from quantcli.planning.job import Job
 from quantcli.planning.provenance import general_metadata
@@ -48,13 +48,11 @@ def common_metadata(
     return metadata, warnings
 
 
-def imatrix_metadata(imatrix: Imatrix, text: Text | None) -> Metadata:
-    """The keys that llama-quantize writes; `text` is what the imatrix will be made from."""
+def imatrix_metadata(imatrix: Imatrix) -> Metadata:
+    """The keys that llama-quantize writes."""
     found: Metadata = {"quantize.imatrix.file": imatrix.name}
     if imatrix.datasets:
         found["quantize.imatrix.dataset"] = Path(imatrix.datasets[0]).name
     found["quantize.imatrix.entries_count"] = np.uint32(len(imatrix.entries))
     found["quantize.imatrix.chunks_count"] = np.uint32(imatrix.chunks)
-    if text is not None:
-        found["quantcli.calibration.sha256"] = text.sha256
     return found

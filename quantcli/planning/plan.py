@@ -18,19 +18,14 @@ from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, rea
 from quantcli.checkpoint import Checkpoint, open_checkpoint
 from quantcli.errors import BadInputError, UsageError
 from quantcli.gguf_file import Shard, Slot, data_bytes, encode_header, plan_shards
-from quantcli.methods import check_method
+from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.model import CheckpointModel
 from quantcli.planning.job import Job
-from quantcli.planning.memory import (
-    PIECE_WEIGHTS,
-    calibration_memory,
-    measuring_memory,
-    peak_memory,
-)
+from quantcli.planning.memory import calibration_memory, measuring_memory, peak_memory
 from quantcli.planning.metadata import common_metadata, count_parameters, imatrix_metadata
 from quantcli.planning.names import check_distinct, output_path
 from quantcli.planning.overrides import apply_overrides
-from quantcli.planning.target import NEAREST, Target, file_for
+from quantcli.planning.target import NEAREST, file_for
 from quantcli.progress import Progress
 from quantcli.recipes import (
     Choice,
@@ -163,6 +158,11 @@ class Plan:
         return needed + (measuring_memory(shapes, tokens) if self.job.target else 0)
 
     @property
+    def weights(self) -> int:
+        """Number of weights to be encoded, each once per output."""
+        return sum(tensor.weights for file in self.files for tensor in file.tensors)
+
+    @property
     def origins(self) -> list[OutputTensor]:
         """The tensors in file order: the same for every output."""
         return [tensor.origin for tensor in self.files[0].tensors]
@@ -183,6 +183,12 @@ class Plan:
         root = self.checkpoint.side_files.root
         imatrix = [self.job.imatrix] if self.job.imatrix else []
         return [*(root / name for name in self.checkpoint.source_files), *imatrix]
+
+    @property
+    def snapshots(self) -> Path:
+        """The folder that keeps what --resume needs, beside the first output."""
+        first = self.files[0].path
+        return first.with_name(f".{first.name}.resume")
 
     def versions(self, index: int) -> list[PlannedTensor]:
         """The tensor of that place in every file."""
@@ -205,9 +211,11 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     kinds = list(dict.fromkeys(file_type(name) for name in names))
     if not kinds:
         raise UsageError("no file type was asked for; `quantcli list types` names them")
-    check_method(job.method)
+    if job.imatrix and (job.calibrates or job.target):
+        who = job.target.option if job.target else f"--method {job.method}"
+        raise UsageError(f"{who} makes its own statistics; leave --imatrix out")
     imatrix = read_imatrix(job.imatrix) if job.imatrix else None
-    calibration = read_text(job.calibrate) if job.calibrate else None
+    calibration = read_text(job.text) if job.text else None
     checkpoint = open_checkpoint(
         job.source, revision=job.revision, weights=weights, progress=progress
     )
@@ -220,14 +228,12 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
     if calibration is not None:
         model = CheckpointModel(checkpoint, origins, metadata)
-        tokens = job.calibration_tokens
-        imatrix = blank_imatrix(model, calibration, tokens=tokens, name=ON_THE_FLY)
+        made = blank_imatrix(model, calibration, tokens=job.calibration_tokens, name=ON_THE_FLY)
+        metadata["quantcli.calibration.sha256"] = calibration.sha256
+        imatrix = None if job.calibrates else made
     if imatrix is not None:
-        metadata |= imatrix_metadata(imatrix, calibration)
-    if job.target is None:
-        files = _plan_files(job, kinds, origins, metadata, checkpoint)
-    else:
-        files = [_plan_target(job, job.target, kinds, origins, metadata, checkpoint)]
+        metadata |= imatrix_metadata(imatrix)
+    files = _plan_files(job, kinds, origins, metadata, checkpoint)
     check_distinct([file.path for file in files])
     if imatrix is not None:
         _check_imatrix(imatrix, files)
@@ -260,22 +266,13 @@ def _plan_files(
     overridden = apply_overrides(metadata, job.override_kv)
     slots = [Slot(origin.name, origin.shape, 0) for origin in origins]
     head_bytes = len(encode_header(overridden, slots))
-    return [_plan_file(job, kind, origins, metadata, source_type, head_bytes) for kind in kinds]
-
-
-def _plan_target(
-    job: Job,
-    target: Target,
-    kinds: list[FileType],
-    origins: list[OutputTensor],
-    common: Metadata,
-    checkpoint: Checkpoint,
-) -> PlannedFile:
-    """The types of its tensors are a guess of the right size until weights are measured."""
-    lenient = replace(job, on_fallback="allow")
-    files = _plan_files(lenient, kinds, origins, common, checkpoint)
-    file = file_for(target, files, name_it=job.output.is_dir())
-    return replace(file, warnings=_type_warnings(job, file.file_type, file.choices))
+    policy = replace(job, on_fallback="allow") if job.target else job
+    files = [_plan_file(policy, kind, origins, metadata, source_type, head_bytes) for kind in kinds]
+    if job.target is None:
+        return files
+    # The types of its tensors are a guess of the right size until weights are measured.
+    file = file_for(job.target, files, name_it=job.output.is_dir())
+    return [replace(file, warnings=_type_warnings(job, file.file_type, file.choices))]
 
 
 def _plan_file(
@@ -337,7 +334,7 @@ def _type_warnings(job: Job, kind: FileType, choices: list[Choice]) -> list[str]
         f"{kind.name}: --tensor-type {pattern!r} decides no tensor's type"
         for pattern in unused_patterns(job.recipe, choices)
     ]
-    if kind.wants_imatrix and not job.has_imatrix:
+    if kind.wants_imatrix and not (job.has_imatrix or job.calibrates):
         found.append(
             f"{kind.name} is poor without an importance matrix; give one with --imatrix, "
             "or --imatrix auto"

@@ -23,7 +23,7 @@ from quantcli.report.maps import Grid, HeatScale, bits, error_map, grid, type_ma
 from quantcli.report.model import Output, Report, TensorReport
 from quantcli.report.quality import ACTIVATIONS
 from quantcli.report.tradeoff import Point, tradeoff_plots
-from quantcli.report.words import count, percent, shape, size
+from quantcli.report.words import count, of_rounding, percent, shape, size
 
 MOST_ROWS = 1200  # of tensors in the page, so that the largest models stay below 1 MB
 LEAST_LOSS = 1e-4  # of the largest: what loses less would only squeeze the plot
@@ -148,6 +148,7 @@ def _page(**shown: Any) -> str:
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {"size": size, "percent": percent, "shape": shape, "plain": plain}
+    environment.filters["of_rounding"] = of_rounding
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     environment.filters["significant"] = significant
     template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))

@@ -40,7 +40,7 @@ def _output(output: Output) -> dict[str, Any]:
         "bpw": round(output.bpw, 4),
         "sha256": output.sha256[0],
         "estimated_divergence": output.divergence,
-        "tensors": [_tensor(tensor) for tensor in output.worst],
+        "tensors": [_tensor(tensor, output.method) for tensor in output.worst],
         "quality": quality_document(output.quality),
     }
     if len(output.paths) > 1:
@@ -51,15 +51,18 @@ def _output(output: Output) -> dict[str, Any]:
     return document
 
 
-def _tensor(tensor: TensorReport) -> dict[str, Any]:
+def _tensor(tensor: TensorReport, method: str) -> dict[str, Any]:
+    ratio = tensor.cost.of_rounding
     return {
         "name": tensor.name,
+        "method": method if ratio is not None and ratio < 1 else "rtn",
         "type": tensor.type,
         "shape": list(reversed(tensor.shape)),
         "size_bytes": tensor.size_bytes,
         "rmse": tensor.cost.rmse,
         "relative_error": tensor.cost.relative_error,
         "max_error": tensor.cost.max_error,
+        "output_error_of_rtn": ratio,
         "fallback": tensor.fallback,
         "estimated_divergence": tensor.divergence,
     }

@@ -5,7 +5,7 @@ from pathlib import Path
 from quantcli.report.cards import card_of_output
 from quantcli.report.model import Output, Report
 from quantcli.report.quality import card_table, measured
-from quantcli.report.words import count, markdown_table, percent, shape, size
+from quantcli.report.words import count, markdown_table, of_rounding, percent, shape, size
 
 
 def report_markdown(report: Report) -> str:
@@ -47,7 +47,7 @@ def _tensors(output: Output) -> list[str]:
     measured = output.divergence is not None
     return markdown_table(
         (
-            *("Tensor", "Type", "Shape", "Size", "RMSE", "Error", "Max"),
+            *("Tensor", "Type", "Shape", "Size", "RMSE", "Error", "Max", "Of RTN"),
             *(["Estimated KLD"] if measured else []),
             "Note",
         ),
@@ -60,6 +60,7 @@ def _tensors(output: Output) -> list[str]:
                 f"{tensor.cost.rmse:.3e}",
                 percent(tensor.cost.relative_error),
                 f"{tensor.cost.max_error:.3e}",
+                of_rounding(tensor.cost.of_rounding),
                 *([f"{tensor.divergence or 0:.2e}"] if measured else []),
                 tensor.fallback or "",
             ]

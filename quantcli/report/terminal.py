@@ -12,7 +12,7 @@ from quantcli.report.allocation import roles
 from quantcli.report.cards import card_of_output
 from quantcli.report.model import Output, Report, TensorReport
 from quantcli.report.quality import show_cards
-from quantcli.report.words import count, percent, shape, size
+from quantcli.report.words import count, of_rounding, percent, shape, size
 
 WORST_SHOWN = 8
 
@@ -79,6 +79,7 @@ def _worst(output: Output) -> RenderableType:
     lossy = [tensor for tensor in output.worst if tensor.cost.squared_error > 0]
     if not lossy:
         return Text("every tensor is stored without loss")
+    calibrated = any(tensor.cost.of_rounding is not None for tensor in lossy)
     shown = table(
         f"{min(WORST_SHOWN, len(lossy))} largest errors of {len(output.tensors)} tensors",
         ("Tensor", "left"),
@@ -86,10 +87,12 @@ def _worst(output: Output) -> RenderableType:
         ("Shape", "right"),
         ("RMSE", "right"),
         ("Error", "right"),
-        ("Max", "right"),
+        ("Of RTN" if calibrated else "Max", "right"),
     )
     for tensor in lossy[:WORST_SHOWN]:
-        shown.add_row(*_row(tensor))
+        cost = tensor.cost
+        last = of_rounding(cost.of_rounding) if calibrated else f"{cost.max_error:.2e}"
+        shown.add_row(*_row(tensor), last)
     return shown
 
 
@@ -101,5 +104,4 @@ def _row(tensor: TensorReport) -> list[str]:
         shape(tensor.shape),
         f"{cost.rmse:.2e}",
         percent(cost.relative_error),
-        f"{cost.max_error:.2e}",
     ]

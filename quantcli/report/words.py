@@ -18,6 +18,13 @@ def count(n: int) -> str:
     return str(n)
 
 
+def of_rounding(fraction: float | None) -> str:
+    """Error of the outputs relative to rounding to nearest: "17 %"; "kept" where that was kept."""
+    if fraction is None:
+        return ""
+    return "kept" if fraction >= 1 else percent(fraction)
+
+
 def percent(fraction: float) -> str:
     """Three significant digits, down to 0.001 %."""
     value = 100 * fraction

@@ -1,6 +1,7 @@
 """One transformer block: its weights in float32, and what it does to a tile of windows."""
 
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,7 +47,7 @@ class Block:
         self,
         number: int,
         sizes: Hyperparameters,
-        weights: Mapping[str, np.ndarray],
+        weights: dict[str, np.ndarray],
         types: Mapping[str, str],
         rope: np.ndarray,
         rounding: Rounding | None,
@@ -79,6 +80,19 @@ class Block:
             check_finite(y, site.name)
             tap(site, y)
             y = self.leave(short, x, [self.linear(name, y) for name in site.weights])
+
+    def width(self, short: str) -> int:
+        """How many inputs the linears of a site have."""
+        sizes = self._sizes
+        heads = sizes.n_head * sizes.head_dim
+        return {"attn_output": heads, "ffn_down": sizes.n_ff}.get(short, sizes.n_embd)
+
+    def twin(self) -> "Block":
+        """The same block with the weights of its linears missing: they are to be filled in."""
+        linears = {name for site in self.sites.values() for name in site.weights}
+        made = copy(self)
+        made.weights = {name: w for name, w in self.weights.items() if name not in linears}
+        return made
 
     def enter(self, short: str, x: np.ndarray) -> np.ndarray:
         """The input [tokens, n_in] of a site that begins a half of the block."""

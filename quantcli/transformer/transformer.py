@@ -59,18 +59,18 @@ class Transformer:
             raise UsageError(f"activations {activations!r} is not one of {', '.join(ROUNDINGS)}")
         self._model, self._threads = model, threads
         self._rounding = ROUNDINGS[activations]
-        self._sizes = read_hyperparameters(model.metadata)
-        check_tensors(model, self._sizes)
+        self.sizes = read_hyperparameters(model.metadata)
+        check_tensors(model, self.sizes)
         self._head = head_name(model)
         self._kept: dict[int, np.ndarray] = {}
         self.n_vocab, self.n_embd = model.shapes[EMBEDDING]
-        self.n_ctx, self.n_block = self._sizes.n_ctx, self._sizes.n_block
+        self.n_ctx, self.n_block = self.sizes.n_ctx, self.sizes.n_block
 
     @property
     def sites(self) -> list[Site]:
         """All sites in the order in which `hidden` taps them."""
         blocks = range(self.n_block)
-        return [site for number in blocks for site in sites_of(self._sizes, number).values()]
+        return [site for number in blocks for site in sites_of(self.sizes, number).values()]
 
     def hidden(
         self, tokens: np.ndarray, tap: Tap | None = None, progress: Progress | None = None
@@ -110,8 +110,8 @@ class Transformer:
         def work(rows: slice) -> None:
             part = logits[:, rows]
             np.matmul(x, self._head_rows(rows).T, out=part)
-            if self._sizes.logit_cap:
-                cap = np.float32(self._sizes.logit_cap)
+            if self.sizes.logit_cap:
+                cap = np.float32(self.sizes.logit_cap)
                 part[...] = np.tanh(part / cap) * cap
 
         with self.pool() as pool:
@@ -154,16 +154,16 @@ class Transformer:
         for tile in tiles(*tokens.shape):
             ids = tokens[tile] - rows.start
             here = (ids >= 0) & (ids < len(table))
-            x[tile][here] = table[ids[here]] * np.float32(self._sizes.embedding_scale)
+            x[tile][here] = table[ids[here]] * np.float32(self.sizes.embedding_scale)
 
     def load(self, number: int, n_ctx: int, pool: ThreadPoolExecutor) -> Block:
         """A block with its weights, for windows of n_ctx tokens."""
         prefix = f"blk.{number}."
         names = [name for name in self._model.shapes if name.startswith(prefix)]
         weights = dict(zip(names, pool.map(self._model.rows, names), strict=True))
-        slides = self._sizes.windows[number] > 0
+        slides = self.sizes.windows[number] > 0
         table = self._rope_table(slides, n_ctx)
-        return Block(number, self._sizes, weights, self._model.types, table, self._rounding)
+        return Block(number, self.sizes, weights, self._model.types, table, self._rounding)
 
     def normalize(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """The output norm, of that weight, over hidden states [..., n_embd].
@@ -171,7 +171,7 @@ class Transformer:
         Raises BadInputError when the result is not finite.
         """
         with np.errstate(all="ignore"):
-            y = rms_norm(x, weight, self._sizes.eps)
+            y = rms_norm(x, weight, self.sizes.eps)
         check_finite(y, "the output norm")
         return y
 
@@ -197,7 +197,7 @@ class Transformer:
     def _rope_table(self, slides: bool, n_ctx: int) -> np.ndarray:
         has_factors = ROPE_FACTORS in self._model.shapes
         factors = self._model.rows(ROPE_FACTORS) if has_factors else None
-        rope = self._sizes.local_rope if slides else self._sizes.rope
+        rope = self.sizes.local_rope if slides else self.sizes.rope
         return rope.table(n_ctx, factors)
 
     def _head_rows(self, rows: slice) -> np.ndarray:

@@ -1,0 +1,211 @@
+"""GPTQ block by block: quantize what comes first, then see what the rest gets to see.
+
+Two hidden states go through the blocks side by side: that of the float model and, for each output,
+that of the model quantized so far, from the bytes as written. A site's linears are quantized on
+the statistics of the second and corrected for its difference from the first (GPTAQ, 2504.02692;
+QEP). One block's weights are in memory as float32; each linear's are freed when it is done.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from itertools import groupby
+
+import numpy as np
+
+from quantcli.errors import BadInputError
+from quantcli.methods import MethodInfo
+from quantcli.methods.awq import COMPENSATED, ROWS, block_folds, head_fold
+from quantcli.methods.encoded import Encoded, measured
+from quantcli.methods.folding import find_scales, fold_block
+from quantcli.methods.site import Lookup, Seen, Site
+from quantcli.methods.snapshots import Part, Snapshots
+from quantcli.methods.streams import Stream
+from quantcli.model import Model
+from quantcli.progress import Progress
+from quantcli.tensor_types import TensorType
+from quantcli.transformer import Transformer
+from quantcli.transformer.backward import gradients
+from quantcli.transformer.layout import EMBEDDING, HEAD, OUTPUT_NORM
+
+LOOKUP_WINDOWS = 12
+HELD_SHARE = 8  # one window in so many is held out, for comparing
+
+Types = Mapping[str, TensorType]
+Choose = Callable[[np.ndarray, TensorType], Encoded]
+
+
+class Output:
+    """One of the files to come: its tensors' types, and the model quantized so far."""
+
+    def __init__(self, types: Types, shape: tuple[int, ...]) -> None:
+        self.types = types
+        self.stream = Stream(shape)
+
+    def decode(self, name: str, encoded: Encoded) -> np.ndarray:
+        """What the file's reader will see: float32 rows."""
+        return self.types[name].decode(encoded.packed)
+
+
+class Sequential:
+    """Quantizes a model for several outputs at once, given the types of their tensors by name."""
+
+    def __init__(
+        self,
+        model: Model,
+        tokens: np.ndarray,
+        outputs: Sequence[Types],
+        *,
+        method: MethodInfo,
+        threads: int,
+        progress: Progress,
+    ) -> None:
+        """tokens: windows of the calibration text, int32 [n_windows, n_ctx]."""
+        self._method = method
+        self._model, self._tokens, self._progress = model, tokens, progress
+        self._threads = threads
+        self._run = Transformer(model, threads=threads)
+        self._run.check(tokens)
+        shape = (*tokens.shape, self._run.n_embd)
+        self._float = Stream(shape)
+        self._outputs = [Output(types, shape) for types in outputs]
+        self._kinds, self._share = outputs, COMPENSATED if method.compensates else 1.0
+        self._head_scales = np.ones(self._run.n_embd, np.float32)
+
+    def parts(self, snapshots: Snapshots, *, resume: bool) -> Iterator[Part]:
+        """All tensors in the model's order, each in one or several parts.
+
+        What comes before the blocks, each block, and the rest are the steps that are kept in
+        `snapshots`; with `resume` it begins after those found there.
+
+        Raises BadInputError (activations that are not finite, weights that a type cannot hold),
+        ResourceError, IntegrityError: see Snapshots.
+        """
+        states = [self._float.x, *(output.stream.x for output in self._outputs)]
+        done = snapshots.resume(states) if resume else 0
+        if not done:
+            snapshots.begin()
+        self._progress.start("Quantizing", sum(map(math.prod, self._model.shapes.values())))
+        runs = groupby(self._model.shapes, _block_number)
+        with self._run.pool() as pool:
+            for step, (number, names) in enumerate(runs):
+                if step < done:
+                    yield from snapshots.read(step)
+                    continue
+                yield from snapshots.record(step, self._step(number, list(names), pool))
+                snapshots.commit(step, states)
+        self._progress.finish()
+
+    def _step(
+        self, number: int | None, names: list[str], pool: ThreadPoolExecutor
+    ) -> Iterator[Part]:
+        if number is not None:
+            yield from self._block(number, names, pool)
+            return
+        for name in names:
+            yield from self._outside(name, pool)
+
+    def _outside(self, name: str, pool: ThreadPoolExecutor) -> Iterator[Part]:
+        """A tensor that is in no block, in pieces."""
+        if name == EMBEDDING:
+            yield from self._embedding(pool)
+        elif name == OUTPUT_NORM:
+            yield self._output_norm(pool)
+        elif name == HEAD:
+            yield from self._head(pool)
+        else:
+            yield self._part(name, np.atleast_2d(self._model.rows(name)))
+
+    def _embedding(self, pool: ThreadPoolExecutor) -> Iterator[Part]:
+        site = Lookup(self._lookup_metric(), pool)
+        for rows in self._run.vocabulary():
+            w = self._model.rows(EMBEDDING, rows)
+            part = self._part(EMBEDDING, w, [site.quantize] * len(self._outputs))
+            self._run.embed(self._tokens, rows, w, self._float.x)
+            for output, encoded in zip(self._outputs, part.encoded, strict=True):
+                seen = output.decode(EMBEDDING, encoded)
+                self._run.embed(self._tokens, rows, seen, output.stream.x)
+            yield part
+
+    def _lookup_metric(self) -> np.ndarray:
+        """What stands for H where rows are looked up."""
+        found = gradients(self._model, self._tokens[:LOOKUP_WINDOWS], threads=self._threads)
+        return found.embedding_metric()
+
+    def _head(self, pool: ThreadPoolExecutor) -> Iterator[Part]:
+        choosers = self._choosers(pool)
+        for rows in self._run.vocabulary():
+            yield self._part(HEAD, self._model.rows(HEAD, rows) * self._head_scales, choosers)
+
+    def _output_norm(self, pool: ThreadPoolExecutor) -> Part:
+        """The norm before the head, which takes the scales of the head's columns."""
+        norm = self._model.rows(OUTPUT_NORM)
+        streams = [self._float, *(output.stream for output in self._outputs)]
+        for stream in streams:
+            stream.finish(partial(self._run.normalize, weight=norm), pool)
+        fold = head_fold(self._run.sizes, tied=HEAD not in self._model.shapes)
+        if self._method.folds and fold:
+            step = -(-self._run.n_vocab // ROWS)
+            some = {HEAD: self._model.rows(HEAD, slice(None, None, step))}
+            self._head_scales = find_scales(
+                fold, some, self._float.y, self._kinds, self._share, pool
+            )
+            for stream in streams:
+                stream.y /= self._head_scales
+        return self._part(OUTPUT_NORM, np.atleast_2d(norm / self._head_scales))
+
+    def _block(self, number: int, names: list[str], pool: ThreadPoolExecutor) -> list[Part]:
+        block = self._run.load(number, self._tokens.shape[1], pool)
+        if self._method.folds:
+            folds = block_folds(self._run.sizes, number)
+            fold_block(block, folds, self._float, self._kinds, self._share, pool)
+        twins = [block.twin() for _ in self._outputs]
+        parts = {name: self._part(name, np.atleast_2d(w)) for name, w in twins[0].weights.items()}
+        models = [(self._float, block)]
+        models += [(output.stream, twin) for output, twin in zip(self._outputs, twins, strict=True)]
+        for stream, one in models:
+            stream.enter(one, pool)
+        for short, site in block.sites.items():
+            choosers = self._choosers(pool)
+            for name in site.weights:
+                parts[name] = self._part(name, block.weights[name], choosers)
+                for output, twin, encoded in zip(
+                    self._outputs, twins, parts[name].encoded, strict=True
+                ):
+                    twin.weights[name] = output.decode(name, encoded)
+            for stream, one in models:
+                stream.leave(short, one, pool)
+                for name in site.weights:
+                    del one.weights[name]
+        return [parts[name] for name in names]
+
+    def _choosers(self, pool: ThreadPoolExecutor) -> list[Choose]:
+        """For each output what quantizes the linears of the site at hand."""
+        windows, n_ctx = self._tokens.shape
+        held = windows // HELD_SHARE * n_ctx
+        seen = [Seen(self._float.y, output.stream.y, held) for output in self._outputs]
+        return [Site(each, self._method.compensates, pool).quantize for each in seen]
+
+    def _part(self, name: str, w: np.ndarray, choosers: Sequence[Choose] | None = None) -> Part:
+        """Rows w in each output's type; as they are, if nothing chooses."""
+        kinds = [output.types[name] for output in self._outputs]
+        try:
+            found = [
+                (choose if kind.quantized else plain)(w, kind)
+                for choose, kind in zip(choosers or [plain] * len(kinds), kinds, strict=True)
+            ]
+        except BadInputError as error:
+            raise BadInputError(f"tensor {name!r}: {error}") from None
+        self._progress.advance(w.size)
+        return Part(name, found)
+
+
+def plain(w: np.ndarray, kind: TensorType) -> Encoded:
+    """Rounding to nearest."""
+    return measured(w, kind.encode(w), kind)
+
+
+def _block_number(name: str) -> int | None:
+    parts = name.split(".")
+    return int(parts[1]) if parts[0] == "blk" else None
