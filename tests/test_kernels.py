@@ -12,7 +12,7 @@ from quantcli.kernels.codebook import Codebook
 
 F32 = np.float32
 RNG = np.random.default_rng(20)
-EIGHT = symmetric.Integers(8)
+EIGHT = symmetric.Integers(-8, 7)
 
 
 def lanes(*values: float) -> np.ndarray:

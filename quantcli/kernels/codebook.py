@@ -18,6 +18,8 @@ class Codebook:
         self.lowest = float(values[0])
         doubled = np.arange(2 * values[0], 2 * values[-1] + 1)
         middles = np.add(values[1:], values[:-1])
+        self._index = np.zeros(256, np.uint8)
+        self._index[np.array(values, np.int8).view(np.uint8)] = np.arange(len(values))
         self._codes = np.searchsorted(middles, doubled, side="right").astype(np.uint8)
 
     def nearest(self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray) -> np.ndarray:
@@ -37,3 +39,7 @@ class Codebook:
             index = scratch.empty(x.shape, np.intp)
             np.copyto(index, doubled, casting="unsafe")
             return np.take(self._codes, index, out=codes, mode="clip")
+
+    def codes_of(self, levels: np.ndarray) -> np.ndarray:
+        """The indices u8 of levels i8, values of the table."""
+        return np.take(self._index, levels.view(np.uint8))

@@ -40,21 +40,29 @@ class SymmetricGrid(NamedTuple):
 
 
 class Rounding(Protocol):
-    """The codes of a type as numbers: `lowest`, and those nearest to x * inverse."""
+    """The codes of a type as numbers, its levels: `lowest`, and those nearest to x * inverse.
+
+    codes_of turns levels i8 into the codes u8 that are stored.
+    """
 
     lowest: float
 
     def nearest(self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray) -> np.ndarray: ...
 
+    def codes_of(self, levels: np.ndarray) -> np.ndarray: ...
+
 
 class Integers:
-    """-nmax..nmax-1."""
+    """lowest..highest, stored as their distance from the lowest."""
 
-    def __init__(self, nmax: int) -> None:
-        self.nmax, self.lowest = nmax, float(-nmax)
+    def __init__(self, lowest: int, highest: int) -> None:
+        self.lowest, self.highest = float(lowest), highest
 
     def nearest(self, x: np.ndarray, inverse: np.ndarray, out: np.ndarray) -> np.ndarray:
-        return nearest(x, inverse, None, -self.nmax, self.nmax - 1, out=out)
+        return nearest(x, inverse, None, int(self.lowest), self.highest, out=out)
+
+    def codes_of(self, levels: np.ndarray) -> np.ndarray:
+        return (levels - np.int8(self.lowest)).view(np.uint8)
 
 
 class _Weighted:

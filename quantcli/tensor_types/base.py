@@ -16,6 +16,16 @@ import numpy as np
 
 from quantcli.errors import BadInputError
 from quantcli.kernels import scratch, tiles
+from quantcli.kernels.lattice import (
+    BlockScales,
+    Lattice,
+    Ranges,
+    cut,
+    lattice_of,
+    load_codes,
+    load_weights,
+)
+from quantcli.kernels.symmetric import Rounding
 
 # What fit returns and round, pack and dequantize take: arrays of scales, of a shape that only
 # the type itself and its kernel know.
@@ -32,6 +42,24 @@ class TensorType(ABC):
     record: ClassVar[np.dtype]  # one block as stored, little-endian, ggml's field names
     max_abs: ClassVar[float]  # weights up to here never overflow a stored scale
     quantized: ClassVar[bool] = True
+
+    @property
+    def rounding(self) -> Rounding:
+        """The levels that codes stand for (of quantized types)."""
+        raise NotImplementedError(f"{self.name} has no levels")
+
+    @property
+    def ranges(self) -> Ranges:
+        """The integers that scales and mins may be."""
+        return Ranges()
+
+    def scales_of(self, grid: Grid) -> BlockScales:
+        """The scales that the fit of this grid rounded to: as stored, but not stretched."""
+        raise NotImplementedError(f"{self.name} has no scales")
+
+    def grid_of(self, scales: BlockScales) -> Grid:
+        """The grid that stores these scales."""
+        raise NotImplementedError(f"{self.name} has no scales")
 
     @property
     def type_size(self) -> int:
@@ -116,6 +144,39 @@ class TensorType(ABC):
                 codes, grid = self.unpack(run.view(self.record))
                 tiles.store(self.dequantize(codes, grid), out[start:stop])
         return out.reshape(len(packed), packed.shape[1] // self.type_size * self.block_size)
+
+    def lattice(self, w: np.ndarray, weights: np.ndarray, *, first_row: int = 0) -> Lattice:
+        """The scales that fit finds for rows w f32[rows, n_cols], not stretched.
+
+        weights: f32[rows, n_cols], of each squared error, > 0. For types with quantized = True.
+        Raises BadInputError: see check_values, row_bytes.
+        """
+        self.row_bytes(w.shape[1])
+        check_values(w, self, first_row)
+        blocks = np.ascontiguousarray(w, np.float32).reshape(-1, self.block_size)
+        weight_blocks = weights.reshape(-1, self.block_size)
+        parts = []
+        for start, stop in tiles.spans(len(blocks), 1, self.block_size):
+            with scratch.frame():
+                tile = tiles.load(blocks[start:stop])
+                planes = tiles.planes(load_weights(weight_blocks[start:stop]), self.sub_blocks)
+                scales = self.scales_of(self.fit(tile, planes))
+            parts.append(cut(scales, 0, stop - start, pad=False))
+        return lattice_of(parts, len(w), self.rounding, self.ranges, self.block_size)
+
+    def pack_lattice(self, levels: np.ndarray, scales: Lattice) -> np.ndarray:
+        """Packed u8[rows, row_bytes] of levels i8[n_cols, rows] on a lattice of this type."""
+        n_cols, rows = levels.shape
+        row_bytes = self.row_bytes(n_cols)
+        codes = np.ascontiguousarray(self.rounding.codes_of(levels).T)
+        blocks, per_block = codes.reshape(-1, self.block_size), scales.blocks()
+        out = np.empty(len(blocks), self._opaque)
+        for start, stop in tiles.spans(len(blocks), 1, self.block_size):
+            with scratch.frame():
+                grid = self.grid_of(cut(per_block, start, stop))
+                packed = self.pack(load_codes(blocks[start:stop]), grid)
+                out[start:stop] = packed.view(self._opaque)[: stop - start]
+        return out.view(np.uint8).reshape(rows, row_bytes)
 
     def scales_finite(self, packed: np.ndarray) -> bool:
         """Whether all floats stored in packed u8[rows, row_bytes] (d, dmin, m) are finite."""

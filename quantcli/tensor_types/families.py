@@ -5,6 +5,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 
 from quantcli.kernels import affine, scratch, symmetric
+from quantcli.kernels.lattice import BlockScales, Ranges
 from quantcli.kernels.rounding import F16_MAX, clip, first_extreme, nearest, reciprocal, to_half
 from quantcli.kernels.tiles import LANES, fold, planes, spread
 from quantcli.tensor_types.base import TensorType
@@ -64,6 +65,21 @@ class AffineSuperBlock(SuperBlock):
         nearest(x, inverse, offset, 0, self.nmax, out=t)
         return to_bytes(codes)
 
+    @property
+    def rounding(self) -> symmetric.Rounding:
+        return symmetric.Integers(0, self.nmax)
+
+    @property
+    def ranges(self) -> Ranges:
+        return Ranges((0, self.nscale), (0, self.nscale))
+
+    def scales_of(self, grid: affine.AffineGrid) -> BlockScales:
+        d, dmin = (to_half(stored / grid.gain) for stored in (grid.d, grid.dmin))
+        return BlockScales(d, grid.scales, dmin, grid.mins)
+
+    def grid_of(self, scales: BlockScales) -> affine.AffineGrid:
+        return affine.AffineGrid(scales.d, scales.dmin, scales.scales, scales.mins)
+
     def dequantize(self, codes: np.ndarray, grid: affine.AffineGrid) -> np.ndarray:
         w = to_floats(codes)
         by_sub_block = self.by_sub_block(w)
@@ -85,7 +101,17 @@ class SymmetricSuperBlock(SuperBlock):
 
     @property
     def rounding(self) -> symmetric.Rounding:
-        return symmetric.Integers(self.nmax)
+        return symmetric.Integers(-self.nmax, self.nmax - 1)
+
+    @property
+    def ranges(self) -> Ranges:
+        return Ranges((-self.nscale, self.nscale - 1))
+
+    def scales_of(self, grid: symmetric.SymmetricGrid) -> BlockScales:
+        return BlockScales(to_half(grid.d / grid.gain), grid.scales)
+
+    def grid_of(self, scales: BlockScales) -> symmetric.SymmetricGrid:
+        return symmetric.SymmetricGrid(scales.d, scales.scales)
 
     def round(self, tile: np.ndarray, grid: symmetric.SymmetricGrid) -> np.ndarray:
         codes = scratch.empty(tile.shape)
@@ -113,20 +139,35 @@ class SymmetricBlockGrid(NamedTuple):
     inverse: np.ndarray
 
 
-class SymmetricBlock(TensorType):
-    """w = d * (code - nmax); 32 weights with their own d, codes 0..2*nmax-1."""
+class OneScale(TensorType):
+    """32 weights with their own d and nothing else."""
 
     block_size = 32
+
+    def scales_of(self, grid: SymmetricBlockGrid) -> BlockScales:
+        d = to_half(reciprocal(grid.inverse))
+        return BlockScales(d, np.ones((1, len(d)), np.float32))
+
+    def grid_of(self, scales: BlockScales) -> SymmetricBlockGrid:
+        return SymmetricBlockGrid(scales.d, reciprocal(scales.d))
+
+
+class SymmetricBlock(OneScale):
+    """w = d * (code - nmax); codes 0..2*nmax-1."""
+
     nmax: ClassVar[int]
     weighted_deltas: ClassVar[tuple[float, ...]]
+
+    @property
+    def rounding(self) -> symmetric.Rounding:
+        return symmetric.Integers(-self.nmax, self.nmax - 1)
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> SymmetricBlockGrid:
         if weights is None:
             d = block_extreme(tile) / np.float32(-self.nmax)
             return SymmetricBlockGrid(to_half(d), reciprocal(d))
-        rounding = symmetric.Integers(self.nmax)
         x = planes(tile, 1)
-        return stretched(*symmetric.fit_blocks(x, weights, rounding, self.weighted_deltas))
+        return stretched(*symmetric.fit_blocks(x, weights, self.rounding, self.weighted_deltas))
 
     def round(self, tile: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         """Half up, as ggml (whose K types round half to even)."""
@@ -166,6 +207,19 @@ class AffineBlock(TensorType):
     block_size = 32
     nmax: ClassVar[int]
     weighted_candidates: ClassVar[affine.Candidates]
+
+    @property
+    def rounding(self) -> symmetric.Rounding:
+        return symmetric.Integers(0, self.nmax)
+
+    def scales_of(self, grid: AffineBlockGrid) -> BlockScales:
+        d, m = to_half(reciprocal(grid.inverse)), to_half(grid.origin)
+        ones = np.ones((1, len(d)), np.float32)
+        return BlockScales(d, ones, -m, ones)
+
+    def grid_of(self, scales: BlockScales) -> AffineBlockGrid:
+        m = -scales.dmin
+        return AffineBlockGrid(scales.d, m, reciprocal(scales.d), m)
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> AffineBlockGrid:
         if weights is None:

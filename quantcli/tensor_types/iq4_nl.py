@@ -6,15 +6,14 @@ from quantcli.kernels import bits, scratch, symmetric
 from quantcli.kernels.codebook import Codebook
 from quantcli.kernels.rounding import F16_MAX, half_bits, reciprocal
 from quantcli.kernels.tiles import planes, spread
-from quantcli.tensor_types.base import TensorType
-from quantcli.tensor_types.families import SymmetricBlockGrid, stretched
+from quantcli.tensor_types.families import OneScale, SymmetricBlockGrid, stretched
 
 VALUES = Codebook(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
 
 
-class IQ4_NL(TensorType):
+class IQ4_NL(OneScale):
     name, ggml_id = "IQ4_NL", 20
-    block_size = 32
+    rounding = VALUES
     # d   fp16
     # qs  byte j: | weight j+16 : 4 | weight j : 4 |
     record = np.dtype([("d", "<f2"), ("qs", "u1", 16)])

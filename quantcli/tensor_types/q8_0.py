@@ -4,9 +4,9 @@ import numpy as np
 
 from quantcli.kernels import bits, scratch
 from quantcli.kernels.rounding import F16_MAX, clip, half_bits, reciprocal, to_half
+from quantcli.kernels.symmetric import Integers
 from quantcli.kernels.tiles import fold, spread
-from quantcli.tensor_types.base import TensorType
-from quantcli.tensor_types.families import SymmetricBlockGrid, to_bytes, to_floats
+from quantcli.tensor_types.families import OneScale, SymmetricBlockGrid, to_bytes, to_floats
 
 # Adding the float below one half and truncating rounds half away from zero; adding one half
 # itself would lift 0.49999997 to 1.
@@ -14,9 +14,16 @@ BELOW_HALF = np.nextafter(np.float32(0.5), np.float32(0))
 SIGN = np.uint32(1 << 31)
 
 
-class Q8_0(TensorType):
+class _Signed(Integers):
+    """Stored as they are."""
+
+    def codes_of(self, levels: np.ndarray) -> np.ndarray:
+        return levels
+
+
+class Q8_0(OneScale):
     name, ggml_id = "Q8_0", 8
-    block_size = 32
+    rounding = _Signed(-127, 127)
     # d   fp16
     # qs  byte j: code of weight j
     record = np.dtype([("d", "<f2"), ("qs", "i1", 32)])
