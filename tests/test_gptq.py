@@ -12,7 +12,7 @@ from quantcli.kernels.descent import descend
 from quantcli.kernels.lattice import Lattice, Ranges
 from quantcli.kernels.sweep import sweep
 from quantcli.kernels.symmetric import Integers
-from quantcli.methods.gptq import Metric, corrected_target, output_error, quantize
+from quantcli.methods.gptq import Correction, Metric, output_error, quantize
 from quantcli.tensor_types import TensorType
 
 F32 = np.float32
@@ -312,7 +312,7 @@ def test_arguments_stay_as_they_are() -> None:
     before = h.copy(), w.copy()
     metric = Metric.of(h)
     quantize(w, metric, Q4_K)
-    corrected_target(w, h, h.copy())
+    Correction.of(h, h.copy()).target(w)
     assert np.array_equal(before[0], h)
     assert np.array_equal(before[1], w)
 
@@ -320,7 +320,7 @@ def test_arguments_stay_as_they_are() -> None:
 # Targets
 
 
-def test_corrected_target_meets_the_float_outputs() -> None:
+def test_a_corrected_target_meets_the_float_outputs() -> None:
     """Inputs that the quantized stream has bent linearly are bent back."""
     n, tokens = 128, 4000
     float_inputs = np.random.default_rng(19).standard_normal((tokens, n)).astype(F32)
@@ -328,20 +328,18 @@ def test_corrected_target_meets_the_float_outputs() -> None:
     x = (float_inputs @ bend).astype(F32)
     h, c = x.T @ x / tokens, (float_inputs - x).T @ x / tokens
     w = weights(19, 30, n)
-    target = corrected_target(w, h, c)
+    target = Correction.of(h, c).target(w)
     wanted = float_inputs @ w.T
     missed = [np.square(x @ rows.T - wanted).sum() for rows in (w, target)]
     assert missed[1] < 0.03 * missed[0]
     ridge = 0.03 * np.diag(h).mean() * np.eye(n)
     exact = w + w.astype(np.float64) @ c @ np.linalg.inv((h + ridge).astype(np.float64))
     np.testing.assert_allclose(target, exact, atol=1e-5 * np.abs(exact).max())
-    half = corrected_target(w, h, c, 0.5)
-    np.testing.assert_allclose(half, (w + target) / 2, atol=1e-6)
 
 
 def test_no_difference_no_correction() -> None:
     h, w = hessian(21, 256), weights(21, 10, 256)
-    assert np.array_equal(corrected_target(w, h, np.zeros_like(h)), w)
+    assert np.array_equal(Correction.of(h, np.zeros_like(h)).target(w), w)
 
 
 def test_output_error_is_that_of_the_outputs() -> None:

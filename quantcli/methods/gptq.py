@@ -70,6 +70,43 @@ class Metric:
         return cls(h, ridge, order, factor, importance)
 
 
+@dataclass(frozen=True)
+class Correction:
+    """For inputs that have changed since the float model: what W X loses of W Y, told from X.
+
+    drift f32[n, n]: (Y - X)ᵀX / N; factor f32[n, n]: U, inverse(H + damping) = UᵀU, None if no
+    damping made H positive definite: nothing is corrected then.
+    """
+
+    drift: np.ndarray
+    factor: np.ndarray | None
+
+    @classmethod
+    def of(cls, h: np.ndarray, drift: np.ndarray, threads: int = 1) -> Self:
+        """h = XᵀX / N f32[n, n] of the inputs X that the quantized model sees."""
+        damping, mean = CORRECTION_DAMPING, max(float(np.diag(h).mean(dtype=np.float64)), 1e-30)
+        factor = None
+        while factor is None and damping <= MOST_DAMPING:
+            ridge = np.full(len(h), damping * mean, np.float32)
+            factor = _factor(h, ridge, np.arange(len(h)), threads)
+            damping *= 10
+        return cls(drift, factor)
+
+    def target(self, w: np.ndarray, threads: int = 1) -> np.ndarray:
+        """W + W C inverse(H + .03 mean(diag H)) of w f32[rows, n] (GPTAQ, arXiv 2504.02692)."""
+        factor = self.factor
+        if factor is None:
+            return w
+        target = np.empty(w.shape, np.float32)
+
+        def work(strip: slice) -> None:
+            missing = ((w[strip] @ self.drift) @ factor.T) @ factor
+            np.add(w[strip], missing, out=target[strip])
+
+        _each(work, _cut(len(w)), threads)
+        return target
+
+
 def quantize(
     w: np.ndarray,
     metric: Metric,
@@ -94,34 +131,6 @@ def quantize(
 
     _each(work, _cut(len(w)), threads)
     return packed
-
-
-def corrected_target(
-    w: np.ndarray, h: np.ndarray, c: np.ndarray, alpha: float = 1.0, threads: int = 1
-) -> np.ndarray:
-    """W + alpha W C inverse(H + .03 mean(diag H)): w f32[rows, n] for inputs that have changed.
-
-    h = XᵀX / N of the inputs X that the quantized model sees, c = (Y - X)ᵀX / N with those of the
-    float model Y: what W X loses of W Y, as far as it can be told from X (alpha = 1: all of it;
-    GPTAQ, arXiv 2504.02692). Rows of several linears of a site may be stacked. W itself if no
-    damping makes H positive definite.
-    """
-    every = np.arange(len(h))
-    damping, mean = CORRECTION_DAMPING, max(float(np.diag(h).mean(dtype=np.float64)), 1e-30)
-    factor = None
-    while factor is None and damping <= MOST_DAMPING:
-        factor = _factor(h, np.full(len(h), damping * mean, np.float32), every, threads)
-        damping *= 10
-    if factor is None:
-        return w
-    target = np.empty(w.shape, np.float32)
-
-    def work(strip: slice) -> None:
-        missing = ((w[strip] @ c) @ factor.T) @ factor
-        np.add(w[strip], np.float32(alpha) * missing, out=target[strip])
-
-    _each(work, _cut(len(w)), threads)
-    return target
 
 
 def output_error(w: np.ndarray, decoded: np.ndarray, h: np.ndarray, threads: int = 1) -> np.ndarray:

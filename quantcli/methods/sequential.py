@@ -118,7 +118,7 @@ class Sequential:
             yield self._part(name, np.atleast_2d(self._model.rows(name)))
 
     def _embedding(self, pool: ThreadPoolExecutor) -> Iterator[Part]:
-        site = Lookup(self._lookup_metric(), pool)
+        site = Lookup(self._lookup_metric(), self._threads)
         for rows in self._run.vocabulary():
             w = self._model.rows(EMBEDDING, rows)
             part = self._part(EMBEDDING, w, [site.quantize] * len(self._outputs))
@@ -185,7 +185,7 @@ class Sequential:
         windows, n_ctx = self._tokens.shape
         held = windows // HELD_SHARE * n_ctx
         seen = [Seen(self._float.y, output.stream.y, held) for output in self._outputs]
-        return [Site(each, self._method.compensates, pool).quantize for each in seen]
+        return [Site(each, self._method.compensates, self._threads, pool).quantize for each in seen]
 
     def _part(self, name: str, w: np.ndarray, choosers: Sequence[Choose] | None = None) -> Part:
         """Rows w in each output's type; as they are, if nothing chooses."""

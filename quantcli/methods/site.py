@@ -9,6 +9,7 @@ import numpy as np
 from quantcli.calibration.moments import drift, hessian
 from quantcli.methods import gptq
 from quantcli.methods.encoded import Encoded, measured
+from quantcli.methods.gptq import Correction, Metric
 from quantcli.tensor_types import TensorType
 
 LOOKUP_DAMPING = 0.1
@@ -38,23 +39,29 @@ class Seen:
 class Site:
     """Statistics of one site, good for all linears that read it."""
 
-    def __init__(self, seen: Seen, compensates: bool, pool: ThreadPoolExecutor) -> None:
+    def __init__(
+        self, seen: Seen, compensates: bool, threads: int, pool: ThreadPoolExecutor
+    ) -> None:
         known, self._held = seen.parts()
         h = hessian(known.x, pool)
         self._importance = np.diag(h).copy()
-        self._correction = gptq.correction(h, drift(known.reference, known.x, pool), pool)
-        self._metric = gptq.Metric.of(h, pool) if compensates else None
-        self._pool = pool
+        self._correction = Correction.of(h, drift(known.reference, known.x, pool), threads)
+        self._metric = Metric.of(h, threads=threads) if compensates else None
+        self._threads = threads
 
     def quantize(self, w: np.ndarray, kind: TensorType) -> Encoded:
-        """Rows w float32 [rows, n] in that type, unless plain rounding answers better."""
+        """Rows w float32 [rows, n] in that type: corrected, else not, else by plain rounding."""
         rounded = kind.encode(w, self._importance)
-        target = w + w @ self._correction
+        target = self._correction.target(w, self._threads)
+        found = better(w, kind, rounded, self._encode(target, kind), self._error)
+        if found.cost.of_rounding == 1 and self._metric is not None:
+            found = better(w, kind, rounded, self._encode(w, kind), self._error)
+        return found
+
+    def _encode(self, target: np.ndarray, kind: TensorType) -> np.ndarray:
         if self._metric is None:
-            packed = kind.encode(target, self._importance)
-        else:
-            packed = gptq.quantize(target, self._metric, kind, self._pool)
-        return better(w, kind, rounded, packed, self._error)
+            return kind.encode(target, self._importance)
+        return gptq.quantize(target, self._metric, kind, threads=self._threads)
 
     def _error(self, w: np.ndarray, decoded: np.ndarray) -> float:
         """Of the outputs on the tokens held out."""
@@ -70,18 +77,17 @@ class Lookup:
     drawn from the model's own predictions (the Fisher information).
     """
 
-    def __init__(self, metric: np.ndarray, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, metric: np.ndarray, threads: int) -> None:
         self._m = metric
         self._importance = np.diag(metric).copy()
-        self._metric = gptq.Metric.of(metric, pool, damping=LOOKUP_DAMPING)
-        self._pool = pool
+        self._metric = Metric.of(metric, LOOKUP_DAMPING, threads)
+        self._threads = threads
 
     def quantize(self, w: np.ndarray, kind: TensorType) -> Encoded:
         """Rows w float32 [rows, n] in that type, by GPTQ unless plain rounding is better."""
         rounded = kind.encode(w, self._importance)
-        return better(
-            w, kind, rounded, gptq.quantize(w, self._metric, kind, self._pool), self._error
-        )
+        packed = gptq.quantize(w, self._metric, kind, threads=self._threads)
+        return better(w, kind, rounded, packed, self._error)
 
     def _error(self, w: np.ndarray, decoded: np.ndarray) -> float:
         difference = decoded - w

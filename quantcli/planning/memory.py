@@ -81,7 +81,7 @@ class PeakMemory:
         It takes some time, so it happens at most every INTERVAL seconds.
         """
         if time.monotonic() >= self._next:
-            processes = ("self", *workers())
+            processes: tuple[int | str, ...] = ("self", *workers())
             self.peak = max(self.peak, sum(map(_private_bytes, processes)) or _peak_resident())
             self._next = time.monotonic() + INTERVAL
 

@@ -5,7 +5,7 @@ from functools import partial
 
 import numpy as np
 
-from quantcli.transformer.gradients import (
+from quantcli.transformer.derivatives import (
     Pull,
     attention_and_pull,
     gate_and_pull,
@@ -105,9 +105,10 @@ class BlockPass:
                 dx += dy @ self._weights[f"{name}.weight"]
             return dx
 
-        return [self._linear(name, x) for name in names], pull
+        return [self.linear(name, x) for name in names], pull
 
-    def _linear(self, name: str, x: np.ndarray) -> np.ndarray:
+    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
+        """x W^T + bias of a linear, by its name without ".weight"."""
         y = x @ self._weights[f"{name}.weight"].T
         bias = self._weights.get(f"{name}.bias")
         return y if bias is None else y + bias

@@ -9,7 +9,8 @@ import numpy as np
 from quantcli.model import Model
 from quantcli.parallel import in_order
 from quantcli.transformer.attention import soft_cap
-from quantcli.transformer.gradients import norm_and_pull
+from quantcli.transformer.block import check_finite
+from quantcli.transformer.derivatives import norm_and_pull
 from quantcli.transformer.hyperparameters import Hyperparameters
 from quantcli.transformer.layout import OUTPUT_NORM, head_name
 
@@ -48,13 +49,18 @@ class SampledHead:
         tiles = [slice(start, start + TILE_TOKENS) for start in starts]
 
         def each_tile(work: Callable[..., np.ndarray]) -> Iterator[tuple[slice, np.ndarray]]:
-            return in_order(pool, work, tiles, ahead)
+            def quietly(tile: slice) -> np.ndarray:
+                with np.errstate(all="ignore"):  # what is not finite is found by check_finite
+                    return work(tile)
+
+            return in_order(pool, quietly, tiles, ahead)
 
         log_sums = np.empty((len(self._x), len(self._pieces)))
         for number, rows in enumerate(self._pieces):
             w = self._model.rows(self.name, rows)
             for tile, found in each_tile(partial(self._log_sum, w)):
                 log_sums[tile, number] = found
+        check_finite(log_sums, "the output head")
         log_total = np.logaddexp.reduce(log_sums, axis=1)
         passed = np.exp(log_sums - log_total[:, None]).cumsum(axis=1)
         chosen = (passed[:, :-1] <= draws[:, None]).sum(axis=1)
