@@ -23,8 +23,7 @@ from quantcli.errors import BadInputError
 from quantcli.model import Model
 from quantcli.progress import Progress
 from quantcli.tensor_types import TensorType
-from quantcli.transformer import Site, Transformer
-from quantcli.transformer.backward import gradients
+from quantcli.transformer import Site, Transformer, gradients
 from quantcli.transformer.layout import EMBEDDING, head_name
 
 TOKENS = 16 * 512  # enough for the estimate: twice as many change it by a few percent
