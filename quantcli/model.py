@@ -19,6 +19,7 @@ from quantcli.tensor_types import by_id
 from quantcli.tokenizer import read_tokenizer
 
 Metadata = dict[str, Any]
+Rows = slice | np.ndarray | None
 
 
 class Model(Protocol):
@@ -33,8 +34,10 @@ class Model(Protocol):
     @property
     def types(self) -> Mapping[str, str]: ...
 
-    def rows(self, name: str, rows: slice | None = None) -> np.ndarray:
+    def rows(self, name: str, rows: Rows = None) -> np.ndarray:
         """Values as float32: [rows, n] of a matrix, [n] of a vector (it is one row).
+
+        rows: a slice, or numbers of rows; None for all.
 
         Raises BadInputError (no such tensor, file changed), AccessError.
         """
@@ -52,7 +55,7 @@ class CheckpointModel:
         self._checkpoint = checkpoint
         self._origins = {origin.name: origin for origin in origins}
 
-    def rows(self, name: str, rows: slice | None = None) -> np.ndarray:
+    def rows(self, name: str, rows: Rows = None) -> np.ndarray:
         """Rows of a tensor, permuted and shifted as its family wants; see Model."""
         origin = _get(self._origins, name, self._checkpoint.id)
         if len(origin.shape) < 2:
@@ -64,7 +67,8 @@ class CheckpointModel:
         if origin.rows is None:
             w = self._checkpoint.float32(origin.source, rows)
         else:
-            w = self._checkpoint.float32(origin.source, origin.rows[rows or slice(None)])
+            chosen = origin.rows if rows is None else origin.rows[rows]
+            w = self._checkpoint.float32(origin.source, chosen)
         return w + np.float32(origin.add) if origin.add else w
 
 
@@ -83,7 +87,7 @@ class GgufModel:
         self._path = path
         self._entries = header.tensors
 
-    def rows(self, name: str, rows: slice | None = None) -> np.ndarray:
+    def rows(self, name: str, rows: Rows = None) -> np.ndarray:
         """Rows of a tensor, decoded; see Model."""
         entry = _get(self._entries, name, str(self._path))
         packed = read_tensor(entry)

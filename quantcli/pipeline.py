@@ -11,19 +11,23 @@ from dataclasses import replace
 import numpy as np
 
 from quantcli import encoding, sequence
-from quantcli.calibration import Text, calibrate, read_text
+from quantcli.calibration import Text, calibrate, cut_windows, read_text
+from quantcli.calibration.calibrate import CONTEXT
 from quantcli.errors import BadInputError
 from quantcli.evaluation import Quality
 from quantcli.evaluation.evaluate import evaluate, set_exam
 from quantcli.gguf_file import Writer, WrittenFile, check_output, check_space
 from quantcli.methods.encoded import Cost
 from quantcli.methods.pieces import PIECE_WEIGHTS
+from quantcli.methods.sensitivity import TOKENS, divergences
 from quantcli.model import CheckpointModel
 from quantcli.planning import Job, Plan, PlannedFile, make_plan
 from quantcli.planning.memory import PeakMemory
 from quantcli.planning.plan import ON_THE_FLY
 from quantcli.planning.ram import running
+from quantcli.planning.target import candidates, fitted, recipe_of
 from quantcli.progress import Progress, Silent
+from quantcli.recipes.write import write_recipe
 from quantcli.report import Output, Report, TensorReport
 from quantcli.transformer import Transformer
 
@@ -44,7 +48,7 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
         plan = make_plan(job, progress=progress)
     check_heads(plan)
     memory = PeakMemory()
-    plan = _calibrated(plan, progress)
+    plan = _allocated(_calibrated(plan, progress), progress)
     memory.sample()
     with ExitStack() as open_files:
         writers = [open_files.enter_context(_writer(plan, file)) for file in plan.files]
@@ -52,6 +56,8 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
         costs = quantize(plan, writers, memory, progress)
         written = _commit(plan, writers, progress)
     sequence.forget(plan)
+    if job.save_recipe is not None:
+        write_recipe(recipe_of(plan.files[0]), job.save_recipe, force=job.force)
     qualities = _evaluate(plan, written, text, progress)
     memory.sample()
     facts = zip(plan.files, written, costs, qualities, strict=True)
@@ -76,6 +82,8 @@ def check_outputs(plan: Plan) -> None:
     for file in plan.files:
         for shard in file.shards:
             check_output(shard.path, force=plan.job.force, sources=plan.sources)
+    if plan.job.save_recipe is not None:
+        check_output(plan.job.save_recipe, force=plan.job.force, sources=plan.sources)
     check_space(plan.files[0].path.parent, plan.disk_bytes)
 
 
@@ -130,6 +138,24 @@ def _calibrated(plan: Plan, progress: Progress) -> Plan:
     return replace(plan, imatrix=imatrix)
 
 
+def _allocated(plan: Plan, progress: Progress) -> Plan:
+    """The plan with the types that suit its target best, by what each costs on the text."""
+    if plan.job.target is None or plan.calibration is None:
+        return plan
+    model, file = _source(plan), plan.files[0]
+    found = divergences(
+        model,
+        cut_windows(
+            plan.calibration, model.metadata, CONTEXT, min(TOKENS, plan.job.calibration_tokens)
+        ),
+        {t.name: candidates(t) for t in file.tensors if len(t.shape) > 1},
+        plan.imatrix,
+        threads=plan.job.threads,
+        progress=progress,
+    )
+    return replace(plan, files=[fitted(plan.job.target, file, found)])
+
+
 def _writer(plan: Plan, file: PlannedFile) -> Writer:
     return Writer(
         file.path,
@@ -174,7 +200,7 @@ def _output(
         size_bytes=size,
         bpw=file.bpw,
         tensors=[
-            TensorReport(t.name, t.type.name, t.shape, t.nbytes, cost, t.fallback)
+            TensorReport(t.name, t.type.name, t.shape, t.nbytes, cost, t.fallback, t.divergence)
             for t, cost in zip(file.tensors, costs, strict=True)
         ],
         ram_bytes=size + running(file.metadata).overhead if quality else None,

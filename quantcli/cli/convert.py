@@ -22,6 +22,10 @@ def convert(
         str, typer.Option("--method", metavar="NAME", help="Back-end (`quantcli list methods`).")
     ] = "rtn",
     recipe: options.RecipeFile = None,
+    target_size: options.TargetSize = None,
+    target_bpw: options.TargetBpw = None,
+    fit_ram: options.FitRam = None,
+    save_recipe: options.SaveRecipe = None,
     pure: options.Pure = False,
     tensor_type: options.TensorTypes = None,
     output_tensor_type: options.OutputTensorType = None,
@@ -88,7 +92,7 @@ def convert(
     Example: quantcli convert org/model --type Q4_K_M,Q8_0 -o models/
     """
     from quantcli.cli import render
-    from quantcli.cli.job import make_job
+    from quantcli.cli.job import make_job, make_target
     from quantcli.cli.progress import for_terminal
     from quantcli.planning import ram
     from quantcli.report import files
@@ -102,6 +106,8 @@ def convert(
         options.tensor_flags(
             pure, tensor_type, output_tensor_type, token_embedding_type, leave_output_tensor
         ),
+        target=make_target(target_size, target_bpw, fit_ram),
+        save_recipe=save_recipe,
         output=output,
         revision=revision,
         method=method,

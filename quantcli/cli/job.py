@@ -6,11 +6,13 @@ from typing import Any
 from quantcli.calibration.text import BUILTIN
 from quantcli.errors import UsageError
 from quantcli.methods import method_info
-from quantcli.planning import Job, default_threads
+from quantcli.planning import Job, Target, default_threads
+from quantcli.planning.ram import parse_size
 from quantcli.recipes import Recipe, read_recipe, recipe_from_flags
 
 DEFAULT_TYPE = "Q4_K_M"
 AUTO = Path("auto")
+MOST_BPW = 32
 
 
 def make_job(
@@ -24,6 +26,8 @@ def make_job(
     calibration_tokens: int | None,
     threads: int | None,
     method: str = "rtn",
+    target: Target | None = None,
+    save_recipe: Path | None = None,
     on_fallback: str,
     **rest: Any,
 ) -> Job:
@@ -33,6 +37,7 @@ def make_job(
         UsageError: for values that no job can have.
     """
     recipe = read_recipe(recipe_file) if recipe_file else Recipe()
+    _check_target(target, save_recipe, types, recipe, flags["pure"])
     if types is None:
         types = recipe.file_type or DEFAULT_TYPE
     return Job(
@@ -42,23 +47,72 @@ def make_job(
         method=method,
         on_fallback=on_fallback,
         threads=threads or default_threads(),
-        **_statistics(method, imatrix, calibration, calibration_tokens),
+        target=target,
+        save_recipe=save_recipe,
+        **_statistics(method, imatrix, calibration, calibration_tokens, target),
         **rest,
     )
 
 
 def _statistics(
-    method: str, imatrix: Path | None, calibration: str | None, tokens: int | None
+    method: str,
+    imatrix: Path | None,
+    calibration: str | None,
+    tokens: int | None,
+    target: Target | None,
 ) -> dict[str, Any]:
-    """The job's fields for a method that calibrates, or for an importance matrix."""
-    if imatrix == AUTO or method_info(method).calibrates:
+    """The job's fields for what calibrates, or for an importance matrix."""
+    if imatrix == AUTO or method_info(method).calibrates or target is not None:
         if imatrix not in (None, AUTO):
-            raise UsageError(f"--method {method} makes its own statistics; leave --imatrix out")
+            who = target.option if target else f"--method {method}"
+            raise UsageError(f"{who} makes its own statistics; leave --imatrix out")
         limit = {"calibration_tokens": tokens} if tokens else {}
         return {"calibrate": calibration or BUILTIN, **limit}
     if calibration or tokens:
         raise UsageError(
-            "--calibration and --calibration-tokens are for --imatrix auto and for "
+            "--calibration and --calibration-tokens are for --imatrix auto, for targets, and for "
             "methods that calibrate (`quantcli list methods`)"
         )
     return {"imatrix": imatrix}
+
+
+def make_target(size: str | None, bpw: float | None, ram: str | None) -> Target | None:
+    """What the one given of --target-size, --target-bpw and --fit-ram means.
+
+    Raises:
+        UsageError: for several of them, or for what is no size.
+    """
+    given = {"--target-size": size, "--target-bpw": bpw, "--fit-ram": ram}
+    options = [f"{name} {value}" for name, value in given.items() if value is not None]
+    if len(options) > 1:
+        raise UsageError(f"{' and '.join(options)} exclude each other; keep one")
+    if size is not None:
+        return Target(options[0], size_bytes=parse_size(size, "--target-size"))
+    if ram is not None:
+        return Target(options[0], ram_bytes=parse_size(ram, "--fit-ram"))
+    if bpw is None:
+        return None
+    if not 0 < bpw <= MOST_BPW:
+        raise UsageError(f"--target-bpw {bpw} is not a number of bits above 0, at most {MOST_BPW}")
+    return Target(options[0], bpw=bpw)
+
+
+def _check_target(
+    target: Target | None, save_recipe: Path | None, types: str | None, recipe: Recipe, pure: bool
+) -> None:
+    if target is None:
+        if save_recipe is not None:
+            raise UsageError(
+                "--save-recipe is for --target-size, --target-bpw and --fit-ram; "
+                "a fixed --type is its own recipe"
+            )
+        return
+    others = {"--type": types, "--pure": pure, "the recipe's type": recipe.file_type or recipe.pure}
+    for name, given in others.items():
+        if given:
+            raise UsageError(
+                f"{target.option} chooses the types itself; leave out {name} "
+                "(--tensor-type and a recipe's [tensors] are kept)"
+            )
+    if save_recipe is not None and save_recipe.suffix != ".toml":
+        raise UsageError(f"--save-recipe {str(save_recipe)!r}: the name must end in .toml")

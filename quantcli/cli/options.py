@@ -82,6 +82,45 @@ RecipeFile = Annotated[
         rich_help_panel=TYPES,
     ),
 ]
+TargetSize = Annotated[
+    str | None,
+    typer.Option(
+        "--target-size",
+        metavar="SIZE",
+        help="Instead of --type: the types that lose least in a file of at most this size, "
+        "e.g. 3.9GiB, measured on the --calibration text.",
+        rich_help_panel=TYPES,
+    ),
+]
+TargetBpw = Annotated[
+    float | None,
+    typer.Option(
+        "--target-bpw",
+        metavar="BITS",
+        help="The same for so many bits of tensor data per weight, e.g. 4.5.",
+        rich_help_panel=TYPES,
+    ),
+]
+FitRam = Annotated[
+    str | None,
+    typer.Option(
+        "--fit-ram",
+        metavar="SIZE",
+        help="The same for a model that runs in this much memory, with 8192 tokens of context or "
+        "the model's limit.",
+        rich_help_panel=TYPES,
+    ),
+]
+SaveRecipe = Annotated[
+    Path | None,
+    typer.Option(
+        "--save-recipe",
+        metavar="FILE.toml",
+        help="Write the types found for a target as a recipe: --recipe FILE.toml makes the same "
+        "file without measuring.",
+        rich_help_panel=TYPES,
+    ),
+]
 Imatrix = Annotated[
     Path | None,
     typer.Option(
@@ -98,7 +137,7 @@ Calibration = Annotated[
     typer.Option(
         "--calibration",
         metavar="TEXT",
-        help=f"For --imatrix auto; ours if not given. {TEXT}",
+        help=f"For --imatrix auto and targets; ours if not given. {TEXT}",
         rich_help_panel=TYPES,
     ),
 ]

@@ -2,5 +2,6 @@
 
 from quantcli.planning.job import Job, default_threads
 from quantcli.planning.plan import Plan, PlannedFile, PlannedTensor, make_plan
+from quantcli.planning.target import Target
 
-__all__ = ["Job", "Plan", "PlannedFile", "PlannedTensor", "default_threads", "make_plan"]
+__all__ = ["Job", "Plan", "PlannedFile", "PlannedTensor", "Target", "default_threads", "make_plan"]

@@ -7,6 +7,7 @@ from pathlib import Path
 from quantcli.calibration.calibrate import TOKENS
 from quantcli.calibration.text import BUILTIN
 from quantcli.methods import method_info
+from quantcli.planning.target import Target
 from quantcli.recipes import Recipe
 
 
@@ -25,6 +26,8 @@ class Job:
     to make an importance matrix from, instead of one in a file, `imatrix`; at most
     `calibration_tokens` of it are used.
     `resume` goes on where a run that calibrates was killed.
+    `target` takes the place of `types`: one file, whose tensors' types are measured on the same
+    text; `save_recipe` is where to write them as a recipe.
     `evaluate` names a text (see calibration.text.read_text) to measure the outputs' quality on.
     """
 
@@ -45,16 +48,18 @@ class Job:
     threads: int = field(default_factory=default_threads)
     force: bool = False
     resume: bool = False
+    target: Target | None = None
+    save_recipe: Path | None = None
 
     @property
     def has_imatrix(self) -> bool:
         """Whether there will be an importance matrix."""
-        return self.imatrix is not None or (self.calibrate is not None and not self.calibrates)
+        return self.imatrix is not None or (self.text is not None and not self.calibrates)
 
     @property
     def text(self) -> str | None:
         """What to calibrate on, if anything is to be calibrated."""
-        return self.calibrate or (BUILTIN if self.calibrates else None)
+        return self.calibrate or (BUILTIN if self.calibrates or self.target else None)
 
     @property
     def calibrates(self) -> bool:

@@ -54,6 +54,19 @@ def calibration_memory(
     return BASE_BYTES + vocabulary * TOKEN_BYTES + working
 
 
+def measuring_memory(shapes: Mapping[str, tuple[int, ...]], tokens: int) -> int:
+    """Upper estimate of what measuring types adds to calibration.
+
+    The Hessians of a block, and for gradients the hidden states of `tokens` before each block.
+    """
+    sites = ("attn_q", "attn_output", "ffn_up", "ffn_down")
+    found = [shapes[f"blk.0.{site}.weight"][-1] for site in sites]
+    hessians = 4 * (sum(n * n for n in found) + 2 * max(found) ** 2)
+    n_block = sum(name.endswith(".attn_q.weight") for name in shapes)
+    states = 4 * tokens * shapes["token_embd.weight"][-1] * (n_block + 1)
+    return hessians + min(states, IN_MEMORY)
+
+
 class PeakMemory:
     """The largest private (not file-backed) memory seen at the moments of sampling."""
 

@@ -21,10 +21,11 @@ from quantcli.gguf_file import Shard, Slot, data_bytes, encode_header, plan_shar
 from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.model import CheckpointModel
 from quantcli.planning.job import Job
-from quantcli.planning.memory import calibration_memory, peak_memory
+from quantcli.planning.memory import calibration_memory, measuring_memory, peak_memory
 from quantcli.planning.metadata import common_metadata, count_parameters, imatrix_metadata
 from quantcli.planning.names import check_distinct, output_path
 from quantcli.planning.overrides import apply_overrides
+from quantcli.planning.target import NEAREST, file_for
 from quantcli.progress import Progress
 from quantcli.recipes import (
     Choice,
@@ -49,6 +50,7 @@ class PlannedTensor:
     origin: OutputTensor
     type: TensorType
     choice: Choice
+    divergence: float | None = None  # see methods.sensitivity; None where it was not measured
 
     @property
     def name(self) -> str:
@@ -152,7 +154,8 @@ class Plan:
             return needed
         shapes = {origin.name: origin.shape for origin in self.origins}
         tokens = self.imatrix.chunks * self.imatrix.chunk_size
-        return max(needed, calibration_memory(shapes, tokens, self.job.threads, vocabulary))
+        needed = max(needed, calibration_memory(shapes, tokens, self.job.threads, vocabulary))
+        return needed + (measuring_memory(shapes, tokens) if self.job.target else 0)
 
     @property
     def weights(self) -> int:
@@ -204,11 +207,13 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     Raises:
         QuantcliError: whatever can be known to be wrong before weights are read.
     """
-    kinds = list(dict.fromkeys(file_type(name) for name in job.types))
+    names = job.types if job.target is None else NEAREST
+    kinds = list(dict.fromkeys(file_type(name) for name in names))
     if not kinds:
         raise UsageError("no file type was asked for; `quantcli list types` names them")
-    if job.calibrates and job.imatrix:
-        raise UsageError(f"--method {job.method} makes its own statistics; leave --imatrix out")
+    if job.imatrix and (job.calibrates or job.target):
+        who = job.target.option if job.target else f"--method {job.method}"
+        raise UsageError(f"{who} makes its own statistics; leave --imatrix out")
     imatrix = read_imatrix(job.imatrix) if job.imatrix else None
     calibration = read_text(job.text) if job.text else None
     checkpoint = open_checkpoint(
@@ -261,7 +266,13 @@ def _plan_files(
     overridden = apply_overrides(metadata, job.override_kv)
     slots = [Slot(origin.name, origin.shape, 0) for origin in origins]
     head_bytes = len(encode_header(overridden, slots))
-    return [_plan_file(job, kind, origins, metadata, source_type, head_bytes) for kind in kinds]
+    policy = replace(job, on_fallback="allow") if job.target else job
+    files = [_plan_file(policy, kind, origins, metadata, source_type, head_bytes) for kind in kinds]
+    if job.target is None:
+        return files
+    # The types of its tensors are a guess of the right size until weights are measured.
+    file = file_for(job.target, files, name_it=job.output.is_dir())
+    return [replace(file, warnings=_type_warnings(job, file.file_type, file.choices))]
 
 
 def _plan_file(

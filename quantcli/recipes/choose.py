@@ -94,12 +94,12 @@ class _Chooser:
             plain = plain_type(name, shape, self.float_type)
             return Choice(name, plain, plain)
         wanted, override = self._overridden(name) or (self._by_type(name, shape), None)
-        fitting = _fitting(wanted, shape[-1])
+        fits = fitting(wanted, shape[-1])
         reason = None
-        if fitting != wanted:
+        if fits != wanted:
             size = get(wanted).block_size
             reason = f"a row of {shape[-1]} values is not a multiple of {size}"
-        return Choice(name, fitting, wanted, reason, override)
+        return Choice(name, fits, wanted, reason, override)
 
     def _overridden(self, name: str) -> tuple[str, str] | None:
         """(type, who says so) where the recipe names a type for this tensor."""
@@ -135,7 +135,7 @@ class _Chooser:
         return mixed_type(self.kind.name, self.kind.base, role, i, self.model)
 
 
-def _fitting(wanted: str, row: int) -> str:
+def fitting(wanted: str, row: int) -> str:
     """`wanted`, or the first type of its fallbacks whose blocks divide a row."""
     while row % get(wanted).block_size:
         wanted = FALLBACKS.get(wanted, "F16")

@@ -113,7 +113,8 @@ def _cells(places: Grid) -> list[list[Any]]:
 
 def _tip(tensor: TensorReport) -> str:
     name = tensor.name.removesuffix(".weight")
-    return f"{name}, {tensor.type}, {percent(tensor.cost.relative_error)}"
+    text = f"{name}, {tensor.type}, {percent(tensor.cost.relative_error)}"
+    return text if tensor.divergence is None else f"{text}, divergence {tensor.divergence:.1e}"
 
 
 def _tradeoff(cards: Sequence[Card], losses: Sequence[float]) -> dict[str, Any] | None:

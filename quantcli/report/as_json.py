@@ -39,6 +39,7 @@ def _output(output: Output) -> dict[str, Any]:
         "size_bytes": output.size_bytes,
         "bpw": round(output.bpw, 4),
         "sha256": output.sha256[0],
+        "estimated_divergence": output.divergence,
         "tensors": [_tensor(tensor, output.method) for tensor in output.worst],
         "quality": quality_document(output.quality),
     }
@@ -63,4 +64,5 @@ def _tensor(tensor: TensorReport, method: str) -> dict[str, Any]:
         "max_error": tensor.cost.max_error,
         "output_error_of_rtn": ratio,
         "fallback": tensor.fallback,
+        "estimated_divergence": tensor.divergence,
     }

@@ -44,8 +44,13 @@ def _summary(output: Output) -> list[str]:
 
 
 def _tensors(output: Output) -> list[str]:
+    measured = output.divergence is not None
     return markdown_table(
-        ("Tensor", "Type", "Shape", "Size", "RMSE", "Error", "Max", "Of RTN", "Note"),
+        (
+            *("Tensor", "Type", "Shape", "Size", "RMSE", "Error", "Max", "Of RTN"),
+            *(["Estimated KLD"] if measured else []),
+            "Note",
+        ),
         [
             [
                 f"`{tensor.name}`",
@@ -56,6 +61,7 @@ def _tensors(output: Output) -> list[str]:
                 percent(tensor.cost.relative_error),
                 f"{tensor.cost.max_error:.3e}",
                 of_rounding(tensor.cost.of_rounding),
+                *([f"{tensor.divergence or 0:.2e}"] if measured else []),
                 tensor.fallback or "",
             ]
             for tensor in output.worst

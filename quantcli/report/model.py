@@ -16,6 +16,7 @@ class TensorReport:
     size_bytes: int
     cost: Cost
     fallback: str | None
+    divergence: float | None = None  # estimated, in nats per token; see methods.sensitivity
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class Output:
     def cost(self) -> Cost:
         """The error over all weights of the file."""
         return sum((tensor.cost for tensor in self.tensors), Cost())
+
+    @property
+    def divergence(self) -> float | None:
+        """The sum of the tensors' estimated divergences; None where they were not measured."""
+        found = [t.divergence for t in self.tensors if t.divergence is not None]
+        return sum(found) if found else None
 
     @property
     def worst(self) -> list[TensorReport]:

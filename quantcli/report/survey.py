@@ -8,6 +8,7 @@ from rich.text import Text
 
 from quantcli.planning import Plan, PlannedFile
 from quantcli.planning.survey import Survey
+from quantcli.planning.target import possible_sizes
 from quantcli.report.as_json import SCHEMA_VERSION
 from quantcli.report.terminal import table
 from quantcli.report.words import count, shape, size
@@ -22,6 +23,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "disk_bytes": plan.disk_bytes,
         "peak_memory_bytes": plan.peak_memory_bytes,
         "warnings": plan.all_warnings,
+        **({"target": _target(plan)} if plan.job.target else {}),
     }
 
 
@@ -54,6 +56,8 @@ def show_plan(plan: Plan, console: Console) -> None:
     for file in plan.files:
         console.print(_tensors(file))
         console.print(f"would write {file.path}: {_size(file)}", highlight=False)
+    if plan.job.target is not None:
+        console.print(_target_line(plan), highlight=False)
     _needs(plan, plan.disk_bytes, console)
 
 
@@ -86,6 +90,26 @@ def advice(survey: Survey) -> str:
     return (
         f"Take {best.file_type.name} for {where}: {best.file_type.note}; "
         f"{spare} stay free. The KV cache takes {size(needs.kv_cache)}."
+    )
+
+
+def _target(plan: Plan) -> dict[str, Any]:
+    least, most = possible_sizes(plan.files[0])
+    target = plan.job.target
+    return {
+        "option": target.option if target else "",
+        "budget_bytes": target.file_bytes(plan.files[0]) if target else 0,
+        "smallest_bytes": least,
+        "largest_bytes": most,
+    }
+
+
+def _target_line(plan: Plan) -> str:
+    facts = _target(plan)
+    return (
+        f"{facts['option']}: at most {size(facts['budget_bytes'])}; types make between "
+        f"{size(facts['smallest_bytes'])} and {size(facts['largest_bytes'])}. The types above are "
+        "a guess: what each costs is measured before quantizing."
     )
 
 

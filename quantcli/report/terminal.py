@@ -8,6 +8,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from quantcli.report.allocation import roles
 from quantcli.report.cards import card_of_output
 from quantcli.report.model import Output, Report, TensorReport
 from quantcli.report.quality import show_cards
@@ -54,8 +55,24 @@ def _output(output: Output) -> RenderableType:
         facts.add_row("sha256", digest)
     facts.add_row("type", f"{output.file_type}, method {output.method}")
     facts.add_row("size", f"{size(output.size_bytes)}, {output.bpw:.2f} bits per weight")
+    if output.divergence is not None:
+        facts.add_row("estimate", f"KL divergence {output.divergence:.6f} by the choice of types")
     facts.add_row("error", f"{percent(output.cost.relative_error)} of the weights' norm")
-    return Group(Text(), facts, Padding(_worst(output), (1, 0, 0, 0)))
+    parts = [_types(output)] if output.divergence is not None else []
+    padded = [Padding(part, (1, 0, 0, 0)) for part in [_worst(output), *parts]]
+    return Group(Text(), facts, *padded)
+
+
+def _types(output: Output) -> RenderableType:
+    shown = table(
+        "Types by estimated KL divergence",
+        ("Tensors", "left"),
+        ("Blocks and their types", "left"),
+        ("Divergence", "right"),
+    )
+    for role in roles(output):
+        shown.add_row(role.name, role.types, f"{role.divergence:.2e}")
+    return shown
 
 
 def _worst(output: Output) -> RenderableType:
