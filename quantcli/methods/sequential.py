@@ -14,6 +14,7 @@ from itertools import groupby
 
 import numpy as np
 
+from quantcli.calibration.moments import hessian
 from quantcli.errors import BadInputError
 from quantcli.methods import MethodInfo
 from quantcli.methods.awq import COMPENSATED, ROWS, block_folds, head_fold
@@ -118,7 +119,7 @@ class Sequential:
             yield self._part(name, np.atleast_2d(self._model.rows(name)))
 
     def _embedding(self, pool: ThreadPoolExecutor) -> Iterator[Part]:
-        site = Lookup(self._lookup_metric(), self._threads)
+        site = Lookup(self._lookup_metric(pool), self._threads)
         for rows in self._run.vocabulary():
             w = self._model.rows(EMBEDDING, rows)
             part = self._part(EMBEDDING, w, [site.quantize] * len(self._outputs))
@@ -128,10 +129,15 @@ class Sequential:
                 self._run.embed(self._tokens, rows, seen, output.stream.x)
             yield part
 
-    def _lookup_metric(self) -> np.ndarray:
-        """What stands for H where rows are looked up."""
-        found = gradients(self._model, self._tokens[:LOOKUP_WINDOWS], threads=self._threads)
-        return found.embedding_metric()
+    def _lookup_metric(self, pool: ThreadPoolExecutor) -> np.ndarray:
+        """What stands for H where rows are looked up, and are the head's as well if it is tied."""
+        some = self._tokens[:LOOKUP_WINDOWS]
+        found = gradients(self._model, some, threads=self._threads)
+        metric = found.embedding_metric()
+        if HEAD not in self._model.shapes:
+            hidden = self._run.hidden(some).reshape(-1, self._run.n_embd)
+            metric += np.float32(found.outputs[EMBEDDING].sum()) * hessian(hidden, pool)
+        return metric
 
     def _head(self, pool: ThreadPoolExecutor) -> Iterator[Part]:
         choosers = self._choosers(pool)
