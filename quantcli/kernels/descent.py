@@ -11,6 +11,7 @@ import numpy as np
 from quantcli.kernels.lattice import Lattice
 from quantcli.kernels.rounding import F16_MAX, clip, reciprocal, to_half
 from quantcli.kernels.search import TINY, best_of, total, total_of_products
+from quantcli.kernels.turns import TURN
 
 GROUP = 256  # columns; a multiple of every block size
 RUN = 32
@@ -39,10 +40,11 @@ def descend(
             gradient += ridge[columns, None] * error[columns]
             square = h[columns, columns] + np.diag(ridge[columns])
             group = _Group(levels[columns], lattice.part(columns), gradient, square)
-            for _ in range(ROUNDS):
-                group.fit_integers()
-                group.fit_blocks()
-                group.round()
+            with TURN:
+                for _ in range(ROUNDS):
+                    group.fit_integers()
+                    group.fit_blocks()
+                    group.round()
             levels[columns] = group.levels
             error[columns] += group.moved
 
