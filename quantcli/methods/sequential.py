@@ -31,7 +31,7 @@ from quantcli.transformer.backward import gradients
 from quantcli.transformer.layout import EMBEDDING, HEAD, OUTPUT_NORM
 
 LOOKUP_WINDOWS = 12
-HELD_SHARE = 8  # one window in so many is held out, for comparing
+HELD_SHARE, MOST_HELD = 8, 4  # one window in 8 is held out, for comparing, but 4 are enough
 
 Types = Mapping[str, TensorType]
 Choose = Callable[[np.ndarray, TensorType], Encoded]
@@ -72,6 +72,7 @@ class Sequential:
         self._float = Stream(shape)
         self._outputs = [Output(types, shape) for types in outputs]
         self._kinds, self._share = outputs, COMPENSATED if method.compensates else 1.0
+        self._weights = len(outputs) * sum(map(math.prod, model.shapes.values()))
         self._head_scales = np.ones(self._run.n_embd, np.float32)
 
     def parts(self, snapshots: Snapshots, *, resume: bool) -> Iterator[Part]:
@@ -87,7 +88,7 @@ class Sequential:
         done = snapshots.resume(states) if resume else 0
         if not done:
             snapshots.begin()
-        self._progress.start("Quantizing", sum(map(math.prod, self._model.shapes.values())))
+        self._progress.start("Quantizing", self._weights)
         runs = groupby(self._model.shapes, _block_number)
         with self._run.pool() as pool:
             for step, (number, names) in enumerate(runs):
@@ -122,7 +123,7 @@ class Sequential:
         site = Lookup(self._lookup_metric(pool), self._threads)
         for rows in self._run.vocabulary():
             w = self._model.rows(EMBEDDING, rows)
-            part = self._part(EMBEDDING, w, [site.quantize] * len(self._outputs))
+            part = self._part(EMBEDDING, w, site.quantize)
             self._run.embed(self._tokens, rows, w, self._float.x)
             for output, encoded in zip(self._outputs, part.encoded, strict=True):
                 seen = output.decode(EMBEDDING, encoded)
@@ -140,9 +141,16 @@ class Sequential:
         return metric
 
     def _head(self, pool: ThreadPoolExecutor) -> Iterator[Part]:
-        choosers = self._choosers(pool)
+        sites = [self._site(output, pool) for output in self._outputs]
         for rows in self._run.vocabulary():
-            yield self._part(HEAD, self._model.rows(HEAD, rows) * self._head_scales, choosers)
+            w = self._model.rows(HEAD, rows) * self._head_scales
+            yield Part(
+                HEAD,
+                [
+                    self._encoded(HEAD, w, output, partial(site.quantize, w, site.target(w)))
+                    for output, site in zip(self._outputs, sites, strict=True)
+                ],
+            )
 
     def _output_norm(self, pool: ThreadPoolExecutor) -> Part:
         """The norm before the head, which takes the scales of the head's columns."""
@@ -168,43 +176,57 @@ class Sequential:
             fold_block(block, folds, self._float, self._kinds, self._share, pool)
         twins = [block.twin() for _ in self._outputs]
         parts = {name: self._part(name, np.atleast_2d(w)) for name, w in twins[0].weights.items()}
-        models = [(self._float, block)]
-        models += [(output.stream, twin) for output, twin in zip(self._outputs, twins, strict=True)]
+        models = [(output.stream, twin) for output, twin in zip(self._outputs, twins, strict=True)]
+        models = [(self._float, block), *models]
         for stream, one in models:
             stream.enter(one, pool)
         for short, site in block.sites.items():
-            choosers = self._choosers(pool)
-            for name in site.weights:
-                parts[name] = self._part(name, block.weights[name], choosers)
-                for output, twin, encoded in zip(
-                    self._outputs, twins, parts[name].encoded, strict=True
-                ):
-                    twin.weights[name] = output.decode(name, encoded)
+            linears = {name: block.weights[name] for name in site.weights}
+            encoded = [self._linears(output, linears, pool) for output in self._outputs]
+            parts |= {name: Part(name, [each[name] for each in encoded]) for name in linears}
+            for output, twin, found in zip(self._outputs, twins, encoded, strict=True):
+                twin.weights |= {name: output.decode(name, each) for name, each in found.items()}
+            del linears
             for stream, one in models:
                 stream.leave(short, one, pool)
                 for name in site.weights:
                     del one.weights[name]
         return [parts[name] for name in names]
 
-    def _choosers(self, pool: ThreadPoolExecutor) -> list[Choose]:
-        """For each output what quantizes the linears of the site at hand."""
-        windows, n_ctx = self._tokens.shape
-        held = windows // HELD_SHARE * n_ctx
-        seen = [Seen(self._float.y, output.stream.y, held) for output in self._outputs]
-        return [Site(each, self._method.compensates, self._threads, pool).quantize for each in seen]
+    def _linears(
+        self, output: Output, linears: Mapping[str, np.ndarray], pool: ThreadPoolExecutor
+    ) -> dict[str, Encoded]:
+        """All linears of the site at hand."""
+        site = self._site(output, pool)
+        targets = {name: site.target(w) for name, w in linears.items()}
+        site.corrected()
+        return {
+            name: self._encoded(name, w, output, partial(site.quantize, w, targets.pop(name)))
+            for name, w in linears.items()
+        }
 
-    def _part(self, name: str, w: np.ndarray, choosers: Sequence[Choose] | None = None) -> Part:
-        """Rows w in each output's type; as they are, if nothing chooses."""
-        kinds = [output.types[name] for output in self._outputs]
+    def _site(self, output: Output, pool: ThreadPoolExecutor) -> Site:
+        windows, n_ctx = self._tokens.shape
+        held = min(windows // HELD_SHARE, MOST_HELD) * n_ctx
+        seen = Seen(self._float.y, output.stream.y, held)
+        return Site(seen, self._method.compensates, self._threads, pool)
+
+    def _part(self, name: str, w: np.ndarray, choose: Choose | None = None) -> Part:
+        """Rows w in each output's type, rounded to nearest if nothing chooses."""
+        chosen = partial(choose, w) if choose else partial(plain, w)
+        return Part(name, [self._encoded(name, w, output, chosen) for output in self._outputs])
+
+    def _encoded(
+        self, name: str, w: np.ndarray, output: Output, choose: Callable[[TensorType], Encoded]
+    ) -> Encoded:
+        """Rows w in the output's type, as they are if that is not quantized."""
+        kind = output.types[name]
         try:
-            found = [
-                (choose if kind.quantized else plain)(w, kind)
-                for choose, kind in zip(choosers or [plain] * len(kinds), kinds, strict=True)
-            ]
+            found = choose(kind) if kind.quantized else plain(w, kind)
         except BadInputError as error:
             raise BadInputError(f"tensor {name!r}: {error}") from None
         self._progress.advance(w.size)
-        return Part(name, found)
+        return found
 
 
 def plain(w: np.ndarray, kind: TensorType) -> Encoded:
