@@ -130,7 +130,7 @@ def _calibrated(plan: Plan, progress: Progress) -> Plan:
     imatrix = calibrate(
         _source(plan),
         plan.calibration,
-        tokens=plan.job.calibration_tokens,
+        tokens=plan.job.most_tokens,
         threads=plan.job.threads,
         progress=progress,
         name=ON_THE_FLY,
@@ -145,9 +145,7 @@ def _allocated(plan: Plan, progress: Progress) -> Plan:
     model, file = _source(plan), plan.files[0]
     found = divergences(
         model,
-        cut_windows(
-            plan.calibration, model.metadata, CONTEXT, min(TOKENS, plan.job.calibration_tokens)
-        ),
+        cut_windows(plan.calibration, model.metadata, CONTEXT, min(TOKENS, plan.job.most_tokens)),
         {t.name: candidates(t) for t in file.tensors if len(t.shape) > 1},
         plan.imatrix,
         threads=plan.job.threads,

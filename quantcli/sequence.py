@@ -32,7 +32,7 @@ def quantize(
     source = CheckpointModel(plan.checkpoint, plan.origins, plan.files[0].metadata)
     if plan.calibration is None:
         raise RuntimeError(f"no text was planned for {plan.job.method}")
-    tokens = cut_windows(plan.calibration, source.metadata, CONTEXT, plan.job.calibration_tokens)
+    tokens = cut_windows(plan.calibration, source.metadata, CONTEXT, plan.job.most_tokens)
     sequential = Sequential(
         source,
         tokens,
@@ -44,11 +44,11 @@ def quantize(
     snapshots = Snapshots(plan.snapshots, _key(plan, tokens))
     costs = [dict.fromkeys(source.shapes, Cost()) for _ in plan.files]
     try:
-        for part in sequential.parts(snapshots, resume=plan.job.resume):
-            for writer, cost, encoded in zip(writers, costs, part.encoded, strict=True):
-                writer.write(part.name, encoded.packed)
-                cost[part.name] += encoded.cost
-            memory.sample()
+        with memory.watched():
+            for part in sequential.parts(snapshots, resume=plan.job.resume):
+                for writer, cost, encoded in zip(writers, costs, part.encoded, strict=True):
+                    writer.write(part.name, encoded.packed)
+                    cost[part.name] += encoded.cost
     except QuantcliError as error:
         if not isinstance(error, ResourceError):
             snapshots.discard()

@@ -4,7 +4,7 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from quantcli.calibration.calibrate import TOKENS
+from quantcli.calibration.calibrate import METHOD_TOKENS, TOKENS
 from quantcli.calibration.text import BUILTIN
 from quantcli.methods import method_info
 from quantcli.planning.target import Target
@@ -24,7 +24,7 @@ class Job:
     `split_max_bytes` cuts each output into shards of at most that many bytes of tensor data.
     `calibrate` names a text (see calibration.text.read_text) for methods that calibrate, or else
     to make an importance matrix from, instead of one in a file, `imatrix`; at most
-    `calibration_tokens` of it are used.
+    `calibration_tokens` of it are used, or as many as do for that (`most_tokens`).
     `resume` goes on where a run that calibrates was killed.
     `target` takes the place of `types`: one file, whose tensors' types are measured on the same
     text; `save_recipe` is where to write them as a recipe.
@@ -39,7 +39,7 @@ class Job:
     recipe: Recipe = field(default_factory=Recipe)
     imatrix: Path | None = None
     calibrate: str | None = None
-    calibration_tokens: int = TOKENS
+    calibration_tokens: int | None = None
     override_kv: tuple[str, ...] = ()
     pre_tokenizer: str | None = None
     on_fallback: str = "warn"
@@ -60,6 +60,11 @@ class Job:
     def text(self) -> str | None:
         """What to calibrate on, if anything is to be calibrated."""
         return self.calibrate or (BUILTIN if self.calibrates or self.target else None)
+
+    @property
+    def most_tokens(self) -> int:
+        """How much of the text to use at most."""
+        return self.calibration_tokens or (METHOD_TOKENS if self.calibrates else TOKENS)
 
     @property
     def calibrates(self) -> bool:

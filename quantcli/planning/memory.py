@@ -4,12 +4,14 @@ import math
 import re
 import resource
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from quantcli.methods.gptq import STRIP
 from quantcli.transformer.block import TILE_TOKENS
 from quantcli.transformer.scratch import IN_MEMORY
 
@@ -22,6 +24,7 @@ WORKER_BYTES = 18 << 20  # of each: a piece as float32, decoded again, and the s
 WEIGHTED_BYTES = 8 << 20  # what importance adds to the scratch
 PARSING_BYTES = 1700  # per token, while the tokenizer is read
 TOKEN_BYTES = 300  # per token, kept as metadata
+STRIP_ARRAYS = 6  # of float32, in which GPTQ works on a strip of rows
 
 
 def peak_memory(threads: int, packed_bytes: int, vocabulary: int, weighted: bool) -> int:
@@ -67,6 +70,25 @@ def measuring_memory(shapes: Mapping[str, tuple[int, ...]], tokens: int) -> int:
     return hessians + min(states, IN_MEMORY)
 
 
+def sequence_memory(
+    shapes: Mapping[str, tuple[int, ...]], tokens: int, outputs: int, threads: int
+) -> int:
+    """Upper estimate of what quantizing in sequence adds to calibration.
+
+    For the float model and each output hidden states, the input of a site and of the next one; of
+    each output the linears of a site; of the site that sees most inputs H, the drift from the float
+    model, two factors and room to make them; for each thread a strip of rows.
+    """
+    block = {name: shape for name, shape in shapes.items() if name.startswith("blk.0.")}
+    widest = max(shape[-1] for shape in block.values())
+    site = 2 * max(map(math.prod, block.values()))
+    rows = min(max(shape[0] for shape in block.values()), threads * STRIP)
+    states = (1 + outputs) * sum(
+        min(4 * tokens * n, IN_MEMORY) for n in (shapes["token_embd.weight"][-1], widest, widest)
+    )
+    return states + 4 * (outputs * site + 5 * widest**2 + STRIP_ARRAYS * rows * widest)
+
+
 class PeakMemory:
     """The largest private (not file-backed) memory seen at the moments of sampling."""
 
@@ -84,6 +106,23 @@ class PeakMemory:
             processes = ("self", *map(str, workers()))
             self.peak = max(self.peak, sum(map(_private_bytes, processes)) or _peak_resident())
             self._next = time.monotonic() + INTERVAL
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Look at the memory of this process all the while."""
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(INTERVAL):
+                self.sample()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
 
 
 def _private_bytes(process: str) -> int:

@@ -21,7 +21,12 @@ from quantcli.gguf_file import Shard, Slot, data_bytes, encode_header, plan_shar
 from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.model import CheckpointModel
 from quantcli.planning.job import Job
-from quantcli.planning.memory import calibration_memory, measuring_memory, peak_memory
+from quantcli.planning.memory import (
+    calibration_memory,
+    measuring_memory,
+    peak_memory,
+    sequence_memory,
+)
 from quantcli.planning.metadata import common_metadata, count_parameters, imatrix_metadata
 from quantcli.planning.names import check_distinct, output_path
 from quantcli.planning.overrides import apply_overrides
@@ -138,6 +143,7 @@ class Plan:
     files: list[PlannedFile]
     imatrix: Imatrix | None
     calibration: Text | None
+    tokens: int  # of it that are used
     warnings: list[str]
 
     @property
@@ -150,12 +156,15 @@ class Plan:
             packed = max(packed, share * sum(sizes.values()))
         vocabulary = len(self.files[0].metadata["tokenizer.ggml.tokens"])
         needed = peak_memory(self.job.threads, math.ceil(packed), vocabulary, self.job.has_imatrix)
-        if self.calibration is None or self.imatrix is None:
+        if self.calibration is None:
             return needed
         shapes = {origin.name: origin.shape for origin in self.origins}
-        tokens = self.imatrix.chunks * self.imatrix.chunk_size
-        needed = max(needed, calibration_memory(shapes, tokens, self.job.threads, vocabulary))
-        return needed + (measuring_memory(shapes, tokens) if self.job.target else 0)
+        needed = max(needed, calibration_memory(shapes, self.tokens, self.job.threads, vocabulary))
+        if self.job.target:
+            needed += measuring_memory(shapes, self.tokens)
+        if self.job.calibrates:
+            needed += sequence_memory(shapes, self.tokens, len(self.files), self.job.threads)
+        return needed
 
     @property
     def weights(self) -> int:
@@ -226,10 +235,12 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         if origin.source is not None:
             checkpoint.weight(origin.source)
     metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
+    tokens = 0
     if calibration is not None:
         model = CheckpointModel(checkpoint, origins, metadata)
-        made = blank_imatrix(model, calibration, tokens=job.calibration_tokens, name=ON_THE_FLY)
+        made = blank_imatrix(model, calibration, tokens=job.most_tokens, name=ON_THE_FLY)
         metadata["quantcli.calibration.sha256"] = calibration.sha256
+        tokens = made.chunks * made.chunk_size
         imatrix = None if job.calibrates else made
     if imatrix is not None:
         metadata |= imatrix_metadata(imatrix)
@@ -245,6 +256,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         files=files,
         imatrix=imatrix,
         calibration=calibration,
+        tokens=tokens,
         warnings=warnings,
     )
 
