@@ -152,7 +152,7 @@ class Problem:
         return self.x.T @ self.x / np.float32(len(self.x))
 
     def search(self, **options: float) -> awq.Scales:
-        return awq.search(self.fold, self.weights, self.kinds, self.h, self.x, **options)
+        return awq.search(self.fold, self.weights, [self.kinds], self.h, self.x, **options)
 
 
 def outliers(n: int = 512) -> np.ndarray:

@@ -98,7 +98,12 @@ BARS = {
 }
 
 
-@pytest.mark.parametrize("method", BARS)
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "method", ["gptq", pytest.param("awq", marks=SLOW), pytest.param("awq+gptq", marks=SLOW)]
+)
 def test_predictions_come_nearer_at_the_same_size(
     tmp_path: Path, demo: Path, halves: tuple[Path, Path], method: str
 ) -> None:
@@ -167,7 +172,7 @@ def command(demo: Path, text: Path, output: Path, *more: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("steps", [1, 3])
+@pytest.mark.parametrize("steps", [1, pytest.param(3, marks=SLOW)])
 def test_a_killed_run_goes_on(
     tmp_path: Path, demo: Path, halves: tuple[Path, Path], steps: int
 ) -> None:
