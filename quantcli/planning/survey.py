@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, replace
 
+from quantcli.planning.file import PlannedFile
 from quantcli.planning.job import Job
-from quantcli.planning.plan import Plan, PlannedFile, make_plan
+from quantcli.planning.plan import Plan, make_plan
 from quantcli.planning.ram import Running, running
 from quantcli.progress import Progress
 from quantcli.recipes import FILE_TYPES, check_fallbacks, file_type

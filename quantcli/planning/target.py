@@ -8,19 +8,16 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from quantcli.errors import UsageError
 from quantcli.gguf_file import data_bytes
+from quantcli.planning.file import PlannedFile, PlannedTensor
 from quantcli.planning.ram import running
 from quantcli.recipes import Choice, Recipe
 from quantcli.recipes.allocate import Point, allocate
 from quantcli.recipes.choose import fitting
 from quantcli.recipes.unquantized import is_quantizable
 from quantcli.tensor_types import TensorType, get
-
-if TYPE_CHECKING:
-    from quantcli.planning.plan import PlannedFile, PlannedTensor
 
 # The types that a tensor may get, as far as its rows allow.
 CANDIDATES = ("Q2_K", "Q3_K", "IQ4_XS", "Q4_K", "Q5_K", "Q6_K", "Q8_0")
@@ -47,7 +44,7 @@ class Target:
     bpw: float | None = None
     ram_bytes: int | None = None
 
-    def file_bytes(self, file: "PlannedFile") -> int:
+    def file_bytes(self, file: PlannedFile) -> int:
         """The size that the whole file may have."""
         if self.size_bytes is not None:
             return self.size_bytes
@@ -57,7 +54,7 @@ class Target:
         return _head_bytes(file) + math.floor((self.bpw or 0.0) * weights / 8)
 
 
-def file_for(target: Target, files: Sequence["PlannedFile"], name_it: bool) -> "PlannedFile":
+def file_for(target: Target, files: Sequence[PlannedFile], name_it: bool) -> PlannedFile:
     """The file of the nearest size, with types guessed to fit the target.
 
     name_it: whether to add the bits per weight that the target allows to the file's name.
@@ -80,7 +77,7 @@ def file_for(target: Target, files: Sequence["PlannedFile"], name_it: bool) -> "
     return replace(file, path=file.path.with_name(name))
 
 
-def fitted(target: Target, file: "PlannedFile", errors: Divergences) -> "PlannedFile":
+def fitted(target: Target, file: PlannedFile, errors: Divergences) -> PlannedFile:
     """The file with the types that minimise the sum of errors[tensor][type] within the target.
 
     Raises:
@@ -102,7 +99,7 @@ def fitted(target: Target, file: "PlannedFile", errors: Divergences) -> "Planned
     raise UsageError(f"{target.option}: no room for the headers of so many shards; give more")
 
 
-def candidates(tensor: "PlannedTensor") -> list[TensorType]:
+def candidates(tensor: PlannedTensor) -> list[TensorType]:
     """The types that a tensor may get: its own where the recipe decides, or it has no blocks."""
     if not tensor.type.quantized or tensor.choice.override is not None:
         return [tensor.type]
@@ -110,7 +107,7 @@ def candidates(tensor: "PlannedTensor") -> list[TensorType]:
     return [get(name) for name in names]
 
 
-def possible_sizes(file: "PlannedFile") -> tuple[int, int]:
+def possible_sizes(file: PlannedFile) -> tuple[int, int]:
     """The sizes of the whole file in the smallest and in the largest types."""
     sizes = [[p.nbytes for p in points] for points in _points(file, {}).values()]
     return (
@@ -119,7 +116,7 @@ def possible_sizes(file: "PlannedFile") -> tuple[int, int]:
     )
 
 
-def recipe_of(file: "PlannedFile") -> Recipe:
+def recipe_of(file: PlannedFile) -> Recipe:
     """The recipe that gives each matrix the type that it has in this file."""
     return Recipe(
         file_type=file.file_type.name,
@@ -132,7 +129,7 @@ def recipe_of(file: "PlannedFile") -> Recipe:
     )
 
 
-def _points(file: "PlannedFile", errors: Divergences) -> dict[str, list[Point]]:
+def _points(file: PlannedFile, errors: Divergences) -> dict[str, list[Point]]:
     return {
         t.name: [
             Point(
@@ -146,9 +143,7 @@ def _points(file: "PlannedFile", errors: Divergences) -> dict[str, list[Point]]:
     }
 
 
-def _with_types(
-    file: "PlannedFile", types: Mapping[str, str], errors: Divergences
-) -> "PlannedFile":
+def _with_types(file: PlannedFile, types: Mapping[str, str], errors: Divergences) -> PlannedFile:
     tensors = []
     for tensor in file.tensors:
         name, choice = types[tensor.name], tensor.choice
@@ -159,12 +154,12 @@ def _with_types(
     return replace(file, tensors=tensors)
 
 
-def _head_bytes(file: "PlannedFile") -> int:
+def _head_bytes(file: PlannedFile) -> int:
     """What is not tensor data."""
     return file.size_bytes - data_bytes(file.metadata, file.slots)
 
 
-def _bpw(file: "PlannedFile", size: int) -> float:
+def _bpw(file: PlannedFile, size: int) -> float:
     weights = sum(tensor.weights for tensor in file.tensors)
     return 8 * (size - _head_bytes(file)) / weights
 
