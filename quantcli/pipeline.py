@@ -69,7 +69,7 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
         outputs=[_output(plan, *each) for each in facts],
         seconds=time.monotonic() - began,
         peak_memory_bytes=memory.peak,
-        warnings=plan.all_warnings + _flushed_warnings(plan, costs),
+        warnings=plan.all_warnings + _flushed_warnings(plan, costs) + _flattered(plan, text),
     )
 
 
@@ -204,6 +204,15 @@ def _output(
         ram_bytes=size + running(file.metadata).overhead if quality else None,
         quality=quality,
     )
+
+
+def _flattered(plan: Plan, text: Text | None) -> list[str]:
+    if text is None or plan.calibration is None or text.sha256 != plan.calibration.sha256:
+        return []
+    return [
+        "the quality was measured on the text that was calibrated on, which flatters; give "
+        "--evaluate or --calibration another one"
+    ]
 
 
 def _flushed_warnings(plan: Plan, costs: list[list[Cost]]) -> list[str]:

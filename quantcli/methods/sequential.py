@@ -72,7 +72,8 @@ class Sequential:
         self._float = Stream(shape)
         self._outputs = [Output(types, shape) for types in outputs]
         self._kinds, self._share = outputs, COMPENSATED if method.compensates else 1.0
-        self._weights = len(outputs) * sum(map(math.prod, model.shapes.values()))
+        self._nbytes = 4 * len(outputs) * sum(map(math.prod, model.shapes.values()))
+        self._metric = np.empty((0, 0), np.float32)  # of rows that are looked up
         self._head_scales = np.ones(self._run.n_embd, np.float32)
 
     def parts(self, snapshots: Snapshots, *, resume: bool) -> Iterator[Part]:
@@ -86,11 +87,12 @@ class Sequential:
         """
         states = [self._float.x, *(output.stream.x for output in self._outputs)]
         done = snapshots.resume(states) if resume else 0
-        if not done:
-            snapshots.begin()
-        self._progress.start("Quantizing", self._weights)
         runs = groupby(self._model.shapes, _block_number)
         with self._run.pool() as pool:
+            if not done:
+                snapshots.begin()
+                self._metric = self._lookup_metric(pool)
+            self._progress.start("Quantizing", self._nbytes)
             for step, (number, names) in enumerate(runs):
                 if step < done:
                     yield from snapshots.read(step)
@@ -120,7 +122,7 @@ class Sequential:
             yield self._part(name, np.atleast_2d(self._model.rows(name)))
 
     def _embedding(self, pool: ThreadPoolExecutor) -> Iterator[Part]:
-        site = Lookup(self._lookup_metric(pool), self._threads)
+        site = Lookup(self._metric, self._method.compensates, self._threads)
         for rows in self._run.vocabulary():
             w = self._model.rows(EMBEDDING, rows)
             part = self._part(EMBEDDING, w, site.quantize)
@@ -133,7 +135,7 @@ class Sequential:
     def _lookup_metric(self, pool: ThreadPoolExecutor) -> np.ndarray:
         """What stands for H where rows are looked up, and are the head's as well if it is tied."""
         some = self._tokens[:LOOKUP_WINDOWS]
-        found = gradients(self._model, some, threads=self._threads)
+        found = gradients(self._model, some, threads=self._threads, progress=self._progress)
         metric = found.embedding_metric()
         if HEAD not in self._model.shapes:
             hidden = self._run.hidden(some).reshape(-1, self._run.n_embd)
@@ -225,7 +227,7 @@ class Sequential:
             found = choose(kind) if kind.quantized else plain(w, kind)
         except BadInputError as error:
             raise BadInputError(f"tensor {name!r}: {error}") from None
-        self._progress.advance(w.size)
+        self._progress.advance(4 * w.size)
         return found
 
 

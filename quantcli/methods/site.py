@@ -101,15 +101,17 @@ class Lookup:
     drawn from the model's own predictions (the Fisher information).
     """
 
-    def __init__(self, metric: np.ndarray, threads: int) -> None:
+    def __init__(self, metric: np.ndarray, compensates: bool, threads: int) -> None:
         self._m = metric
         self._importance = np.diag(metric).copy()
-        self._metric = Metric.of(metric, LOOKUP_DAMPING, threads)
+        self._metric = Metric.of(metric, LOOKUP_DAMPING, threads) if compensates else None
         self._threads = threads
 
     def quantize(self, w: np.ndarray, kind: TensorType) -> Encoded:
         """Rows w float32 [rows, n] in that type, by GPTQ unless plain rounding is better."""
         rounded = kind.encode(w, self._importance)
+        if self._metric is None:
+            return measured(w, rounded, kind)
         packed = gptq.quantize(w, self._metric, kind, threads=self._threads)
         return better(w, kind, rounded, packed, self._errors)
 

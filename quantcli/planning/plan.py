@@ -17,6 +17,8 @@ from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, rea
 from quantcli.checkpoint import Checkpoint, open_checkpoint
 from quantcli.errors import BadInputError, UsageError
 from quantcli.gguf_file import Slot, encode_header
+from quantcli.methods import method_info
+from quantcli.methods.awq import left_out
 from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.model import CheckpointModel
 from quantcli.planning.file import PlannedFile, PlannedTensor
@@ -41,6 +43,8 @@ from quantcli.recipes import (
     unused_patterns,
 )
 from quantcli.tensor_types import TensorType, get
+from quantcli.transformer.hyperparameters import read_hyperparameters
+from quantcli.transformer.layout import HEAD, head_name
 
 Metadata = dict[str, Any]
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
@@ -160,6 +164,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         made = blank_imatrix(model, calibration, tokens=job.most_tokens, name=ON_THE_FLY)
         metadata["quantcli.calibration.sha256"] = calibration.sha256
         tokens = made.chunks * made.chunk_size
+        warnings += _unfolded(job, model)
         imatrix = None if job.calibrates else made
     if imatrix is not None:
         metadata |= imatrix_metadata(imatrix)
@@ -178,6 +183,17 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         tokens=tokens,
         warnings=warnings,
     )
+
+
+def _unfolded(job: Job, model: CheckpointModel) -> list[str]:
+    """Inputs that a method that folds has to leave as they are."""
+    if not method_info(job.method).folds:
+        return []
+    sizes = read_hyperparameters(model.metadata)
+    return [
+        f"{job.method}: the input of {site!r} is not scaled: {reason}"
+        for site, reason in left_out(sizes, tied=head_name(model) != HEAD)
+    ]
 
 
 def _plan_files(
