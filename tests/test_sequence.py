@@ -148,7 +148,8 @@ def test_every_family_converts(tmp_path: Path, family: str, variant: str, method
         worse += encoded.cost.rounding_error
     sizes = {n: int(np.prod(s[:-1])) * types[n].row_bytes(s[-1]) for n, s in model.shapes.items()}
     assert written == sizes
-    assert better < worse
+    # So few tokens say nothing about corrections: awq alone may keep plain rounding everywhere.
+    assert better < worse if METHODS[method].compensates else better <= worse
 
 
 def test_same_bytes_for_any_threads_and_company(
@@ -239,6 +240,27 @@ def test_statistics_of_ones_own(call: Call, demo: Path, tmp_path: Path) -> None:
     assert asked.failed_with(2, "magic", "awq+gptq")
     asked = call("convert", demo, "--calibration-tokens", "2048")
     assert asked.failed_with(2, "--calibration")
+
+
+def test_what_cannot_be_folded_is_said(call: Call, tmp_path: Path) -> None:
+    source, text = build(tmp_path / "source", "gemma2", "tied"), tmp_path / "text.txt"
+    text.write_text("to be or not to be " * 500)
+    asked = ("convert", source, "--type", "Q4_0", "--dry-run", "--calibration", text, "--method")
+    assert "'output' is not scaled" in call(*asked, "awq").stderr
+    assert "not scaled" not in call(*asked, "gptq").stderr
+
+
+def test_quality_on_the_calibration_text_is_called_flattering(
+    call: Call, demo: Path, tmp_path: Path
+) -> None:
+    text, other = tmp_path / "text.txt", tmp_path / "other.txt"
+    text.write_text("It was a bright cold day in April. " * 120)
+    other.write_text("The clocks were striking thirteen. " * 120)
+    asked = ("convert", demo, "--type", "Q8_0", "--imatrix", "auto", "--calibration", text)
+    for evaluated, flatters in ((text, True), (other, False)):
+        found = call(*asked, "--calibration-tokens", "512", "--evaluate", evaluated, "--force")
+        assert found.code == 0
+        assert ("flatters" in found.stderr) is flatters
 
 
 def test_damaged_weights_leave_nothing(call: Call, tmp_path: Path) -> None:
