@@ -9,7 +9,15 @@ from tiny_models import VARIANTS, build
 
 from quantcli.errors import BadInputError
 from quantcli.model import Model, open_model
-from quantcli.transformer import Gradients, Transformer, backward, gradients, sampling, scratch
+from quantcli.transformer import (
+    Gradients,
+    Transformer,
+    backward,
+    gradients,
+    sampling,
+    scratch,
+    transformer,
+)
 from quantcli.transformer.activations import rms_norm
 from quantcli.transformer.block_pass import BlockPass
 from quantcli.transformer.derivatives import attention_and_pull
@@ -80,7 +88,7 @@ def model(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
     """No tile and no piece is the only one."""
     monkeypatch.setattr(sampling, "PIECE_WEIGHTS", 1 << 15)
-    monkeypatch.setattr(backward, "PIECE_WEIGHTS", 1 << 15)
+    monkeypatch.setattr(transformer, "PIECE_WEIGHTS", 1 << 15)
     monkeypatch.setattr(sampling, "TILE_TOKENS", 48)
     monkeypatch.setattr(backward, "TILE_TOKENS", 100)
 

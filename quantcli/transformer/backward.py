@@ -12,10 +12,10 @@ from quantcli.parallel import in_order
 from quantcli.progress import Progress, Silent
 from quantcli.transformer.block import check_finite
 from quantcli.transformer.block_pass import BlockPass
-from quantcli.transformer.hyperparameters import Hyperparameters, read_hyperparameters
-from quantcli.transformer.layout import EMBEDDING, ROPE_FACTORS, check_tensors
-from quantcli.transformer.sampling import PIECE_WEIGHTS, SampledHead
+from quantcli.transformer.layout import EMBEDDING
+from quantcli.transformer.sampling import SampledHead
 from quantcli.transformer.scratch import hidden_states
+from quantcli.transformer.transformer import Transformer
 
 # Fixed, so that results do not depend on the number of threads.
 TILE_TOKENS = 512
@@ -59,13 +59,13 @@ def gradients(
     One block's weights are in memory at a time, each is read twice; hidden states are kept before
     each block. Windows are those that Transformer.hidden takes.
 
-    Raises BadInputError (activations or gradients not finite, or see read_hyperparameters,
-    check_tensors), UnsupportedError, ResourceError (no room for hidden states).
+    Raises BadInputError (activations or gradients not finite), ResourceError (no room for hidden
+    states), and what Transformer and its `check` raise.
     """
-    sizes = read_hyperparameters(model.metadata)
-    check_tensors(model, sizes)
-    with one_thread(), ThreadPoolExecutor(threads) as pool:
-        return _Walk(model, sizes, windows, pool, threads + 1, progress or Silent()).run(seed)
+    run = Transformer(model, threads=threads)
+    run.check(windows)
+    with run.pool() as pool:
+        return _Walk(model, run, windows, pool, threads + 1, progress or Silent()).run(seed)
 
 
 class _Walk:
@@ -74,13 +74,14 @@ class _Walk:
     def __init__(
         self,
         model: Model,
-        sizes: Hyperparameters,
+        run: Transformer,
         windows: np.ndarray,
         pool: ThreadPoolExecutor,
         ahead: int,
         progress: Progress,
     ) -> None:
-        self._model, self._sizes, self._windows = model, sizes, windows
+        self._model, self._run, self._windows = model, run, windows
+        self._sizes = sizes = run.sizes
         self._pool, self._ahead, self._progress = pool, ahead, progress
         self._x = hidden_states((sizes.n_block + 1, *windows.shape, sizes.n_embd))
         self._dx = hidden_states(self._x.shape[1:])
@@ -90,7 +91,8 @@ class _Walk:
         """Forth, the head, and back."""
         blocks = range(self._sizes.n_block)
         self._progress.start("Computing gradients", 2 * self._dx.nbytes * len(blocks))
-        self._embed()
+        for rows in self._run.vocabulary():
+            self._run.embed(self._windows, rows, self._model.rows(EMBEDDING, rows), self._x[0])
         for number in blocks:
             self._each_tile(number, self._advance)
         x, dx = (a.reshape(-1, self._sizes.n_embd) for a in (self._x[-1], self._dx))
@@ -105,26 +107,10 @@ class _Walk:
         outputs = {name: squares / len(x) for name, squares in self._squares.items()}
         return Gradients(head.tokens.reshape(self._windows.shape), self._dx, outputs)
 
-    def _embed(self) -> None:
-        x, ids = self._x[0].reshape(-1, self._sizes.n_embd), self._windows.reshape(-1)
-        step = max(1, PIECE_WEIGHTS // self._sizes.n_embd)
-        for start in range(0, self._model.shapes[EMBEDDING][0], step):
-            places = np.flatnonzero((ids >= start) & (ids < start + step))
-            if len(places):
-                rows = self._model.rows(EMBEDDING, slice(start, start + step))
-                x[places] = rows[ids[places] - start]
-        if self._sizes.embedding_scale != 1:
-            x *= np.float32(self._sizes.embedding_scale)
-
     def _each_tile(self, number: int, work: Callable[[int, BlockPass, slice], None]) -> None:
         """work(number, a new BlockPass, tile) for each tile, with one block's weights loaded."""
-        prefix = f"blk.{number}."
-        names = [name for name in self._model.shapes if name.startswith(prefix)]
-        weights = dict(zip(names, self._pool.map(self._model.rows, names), strict=True))
-        rope = self._sizes.local_rope if self._sizes.windows[number] else self._sizes.rope
-        has_factors = ROPE_FACTORS in self._model.shapes
-        factors = self._model.rows(ROPE_FACTORS) if has_factors else None
-        table = rope.table(self._windows.shape[1], factors)
+        weights = self._run.weights(number, self._pool)
+        table = self._run.rope_table(number, self._windows.shape[1])
 
         def run(tile: slice) -> dict[str, np.ndarray]:
             block = BlockPass(number, self._sizes, weights, table)

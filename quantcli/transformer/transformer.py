@@ -158,12 +158,14 @@ class Transformer:
 
     def load(self, number: int, n_ctx: int, pool: ThreadPoolExecutor) -> Block:
         """A block with its weights, for windows of n_ctx tokens."""
+        weights, table = self.weights(number, pool), self.rope_table(number, n_ctx)
+        return Block(number, self.sizes, weights, self._model.types, table, self._rounding)
+
+    def weights(self, number: int, pool: ThreadPoolExecutor) -> dict[str, np.ndarray]:
+        """A block's tensors in float32 by name."""
         prefix = f"blk.{number}."
         names = [name for name in self._model.shapes if name.startswith(prefix)]
-        weights = dict(zip(names, pool.map(self._model.rows, names), strict=True))
-        slides = self.sizes.windows[number] > 0
-        table = self._rope_table(slides, n_ctx)
-        return Block(number, self.sizes, weights, self._model.types, table, self._rounding)
+        return dict(zip(names, pool.map(self._model.rows, names), strict=True))
 
     def normalize(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
         """The output norm, of that weight, over hidden states [..., n_embd].
@@ -194,10 +196,11 @@ class Transformer:
                     tap(site, values)
             progress.advance(x[tile].nbytes)
 
-    def _rope_table(self, slides: bool, n_ctx: int) -> np.ndarray:
+    def rope_table(self, number: int, n_ctx: int) -> np.ndarray:
+        """How a block turns q and k, see Rope.table."""
         has_factors = ROPE_FACTORS in self._model.shapes
         factors = self._model.rows(ROPE_FACTORS) if has_factors else None
-        rope = self.sizes.local_rope if slides else self.sizes.rope
+        rope = self.sizes.local_rope if self.sizes.windows[number] else self.sizes.rope
         return rope.table(n_ctx, factors)
 
     def _head_rows(self, rows: slice) -> np.ndarray:
