@@ -4,7 +4,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from quantcli.kernels import affine, scratch, symmetric
+from quantcli.kernels import affine, bits, scratch, symmetric
 from quantcli.kernels.lattice import BlockScales, Ranges
 from quantcli.kernels.rounding import (
     clip,
@@ -139,11 +139,13 @@ class SymmetricSuperBlock(SuperBlock):
 class SymmetricBlockGrid(NamedTuple):
     """Scale of blocks: d f16[R] as stored and the factor f32[R] that rounding uses.
 
-    Without importance ggml chooses codes by 1 / d before d is rounded to fp16, and so do we.
+    Without importance ggml chooses codes by 1 / d before d is rounded to fp16, and so do we; such
+    a grid covers its tile: what rounding meets is within half a step of the codes' range.
     """
 
     d: np.ndarray
     inverse: np.ndarray
+    covers: bool = False
 
 
 class OneScale(TensorType):
@@ -172,16 +174,20 @@ class SymmetricBlock(OneScale):
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> SymmetricBlockGrid:
         if weights is None:
             d = block_extreme(tile) / np.float32(-self.nmax)
-            return SymmetricBlockGrid(half_bits(d), reciprocal(d))
+            return SymmetricBlockGrid(half_bits(d), reciprocal(d), covers=True)
         x = planes(tile, 1)
         return stretched(*symmetric.fit_blocks(x, weights, self.rounding, self.weighted_deltas))
 
     def round(self, tile: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         """Half up, as ggml (whose K types round half to even)."""
-        codes = np.multiply(tile, spread(grid.inverse), out=scratch.empty(tile.shape))
-        codes += np.float32(self.nmax + 0.5)
-        clip(codes, np.float32(0), np.float32(2 * self.nmax - 1), out=codes)
-        return to_bytes(codes)
+        tile *= spread(grid.inverse)
+        tile += np.float32(self.nmax + 0.5)
+        if not grid.covers:
+            clip(tile, np.float32(0), np.float32(2 * self.nmax - 1), out=tile)
+            return to_bytes(tile)
+        codes = to_bytes(tile)
+        bits.lower(codes, 2 * self.nmax)  # the extreme is code 0, one that is opposite to it
+        return codes
 
     def dequantize(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         w = to_floats(codes)
@@ -198,13 +204,15 @@ def stretched(d: np.ndarray, gain: np.ndarray) -> SymmetricBlockGrid:
 class AffineBlockGrid(NamedTuple):
     """Scale and minimum of blocks: d, m f16[R] as stored, and what rounding uses instead f32[R].
 
-    Without importance ggml chooses codes by both before they are rounded to fp16, and so do we.
+    Without importance ggml chooses codes by both before they are rounded to fp16, and so do we;
+    such a grid covers its tile: the extremes are codes 0 and nmax.
     """
 
     d: np.ndarray
     m: np.ndarray
     inverse: np.ndarray
     origin: np.ndarray
+    covers: bool = False
 
 
 class AffineBlock(TensorType):
@@ -231,7 +239,7 @@ class AffineBlock(TensorType):
         if weights is None:
             high, low = extremes(tile)
             d = (high - low) / np.float32(self.nmax)
-            return AffineBlockGrid(half_bits(d), half_bits(low), reciprocal(d), low)
+            return AffineBlockGrid(half_bits(d), half_bits(low), reciprocal(d), low, covers=True)
         x = planes(tile, 1)
         step, minimum, gain = affine.fit_blocks(x, weights, self.nmax, self.weighted_candidates)
         d, m = (half_bits((value * gain)[0]) for value in (step, minimum))
@@ -239,11 +247,12 @@ class AffineBlock(TensorType):
 
     def round(self, tile: np.ndarray, grid: AffineBlockGrid) -> np.ndarray:
         """Half up, as ggml (whose K types round half to even)."""
-        codes = np.subtract(tile, spread(grid.origin), out=scratch.empty(tile.shape))
-        codes *= spread(grid.inverse)
-        codes += np.float32(0.5)
-        clip(codes, np.float32(0), np.float32(self.nmax), out=codes)
-        return to_bytes(codes)
+        tile -= spread(grid.origin)
+        tile *= spread(grid.inverse)
+        tile += np.float32(0.5)
+        if not grid.covers:
+            clip(tile, np.float32(0), np.float32(self.nmax), out=tile)
+        return to_bytes(tile)
 
     def dequantize(self, codes: np.ndarray, grid: AffineBlockGrid) -> np.ndarray:
         w = to_floats(codes)
