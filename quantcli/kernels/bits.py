@@ -58,12 +58,6 @@ def add_field(codes: np.ndarray, high: np.ndarray, shift: int) -> None:
     codes.view(np.uint64)[...] |= words
 
 
-def lower(codes: np.ndarray, top: int) -> None:
-    """In place, codes 0..top to 0..top - 1, where top is a power of two: only the top is lower."""
-    words = codes.view(np.uint64)
-    words -= field(codes, top.bit_length() - 1, 1).view(np.uint64)
-
-
 def store(units: np.ndarray, records: np.ndarray, name: str) -> None:
     """Units u8[..., 4 R] -> field `name` of records [R]."""
     words = units.view(np.uint32).reshape(-1, len(records))

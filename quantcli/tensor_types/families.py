@@ -4,7 +4,7 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from quantcli.kernels import affine, bits, scratch, symmetric
+from quantcli.kernels import affine, scratch, symmetric
 from quantcli.kernels.lattice import BlockScales, Ranges
 from quantcli.kernels.rounding import (
     clip,
@@ -182,12 +182,12 @@ class SymmetricBlock(OneScale):
         """Half up, as ggml (whose K types round half to even)."""
         tile *= spread(grid.inverse)
         tile += np.float32(self.nmax + 0.5)
+        top = 2 * self.nmax - 1
         if not grid.covers:
-            clip(tile, np.float32(0), np.float32(2 * self.nmax - 1), out=tile)
-            return to_bytes(tile)
+            clip(tile, np.float32(0), np.float32(top), out=tile)
         codes = to_bytes(tile)
-        bits.lower(codes, 2 * self.nmax)  # the extreme is code 0, one that is opposite to it
-        return codes
+        # An opposite of the extreme is one too large: a fifth of the time that floats take.
+        return clip(codes, np.uint8(0), np.uint8(top), out=codes)
 
     def dequantize(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         w = to_floats(codes)
@@ -239,7 +239,7 @@ class AffineBlock(TensorType):
         if weights is None:
             high, low = extremes(tile)
             d = (high - low) / np.float32(self.nmax)
-            return AffineBlockGrid(half_bits(d), half_bits(low), reciprocal(d), low, covers=True)
+            return AffineBlockGrid(*half_bits(np.stack((d, low))), reciprocal(d), low, covers=True)
         x = planes(tile, 1)
         step, minimum, gain = affine.fit_blocks(x, weights, self.nmax, self.weighted_candidates)
         d, m = (half_bits((value * gain)[0]) for value in (step, minimum))
