@@ -104,6 +104,22 @@ def test_round_finds_the_nearest_code_on_any_grid(type: TensorType, seed: int) -
         assert (error <= other_error + 1e-5 * np.abs(tile).max()).all()
 
 
+@pytest.mark.parametrize("name", ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"])
+@settings(max_examples=20)
+@given(seed=SEEDS)
+def test_a_fit_without_importance_leaves_nothing_to_clip(name: str, seed: int) -> None:
+    type, rng = tensor_types.get(name), np.random.default_rng(seed)
+    w = bell(seed, 64, 32).astype(np.float64)
+    w /= np.abs(w).max(axis=1, keepdims=True)
+    w[::2, rng.permutation(32)[:2]] = 1, -1
+    w *= 2.0 ** rng.uniform(-149, np.log2(type.max_abs), (64, 1))  # down to subnormals
+    tile = tiles.load(w.astype(F32))
+    grid = type.fit(tile, None)
+    assert grid.covers
+    clipped = type.round(tile.copy(), grid._replace(covers=False))
+    assert np.array_equal(type.round(tile, grid), clipped)
+
+
 @every_type
 @settings(max_examples=10)
 @given(seed=SEEDS)

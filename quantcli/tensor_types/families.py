@@ -239,7 +239,8 @@ class AffineBlock(TensorType):
         if weights is None:
             high, low = extremes(tile)
             d = (high - low) / np.float32(self.nmax)
-            return AffineBlockGrid(*half_bits(np.stack((d, low))), reciprocal(d), low, covers=True)
+            stored, m = half_bits(np.stack((d, low)))
+            return AffineBlockGrid(stored, m, reciprocal(d), low, covers=True)
         x = planes(tile, 1)
         step, minimum, gain = affine.fit_blocks(x, weights, self.nmax, self.weighted_candidates)
         d, m = (half_bits((value * gain)[0]) for value in (step, minimum))
