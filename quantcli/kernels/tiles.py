@@ -6,10 +6,10 @@ import numpy as np
 
 from quantcli.kernels import scratch
 
-# Per tile: two megabytes per array. Smaller ones are no slower in one thread, but several threads
-# then wait for one another: each numpy call hands the interpreter lock over.
+# Per tile: two megabytes per array. In smaller ones the calls to numpy cost as much as what they
+# do, and threads wait for one another: each call hands the interpreter lock over.
 TILE_WEIGHTS = 1 << 19
-RUN = 1 << 12  # blocks that are transposed at a time: their weights stay in a core's cache
+TRANSPOSED_WEIGHTS = 1 << 17  # at a time: each cache line is read in several passes
 LANES = 4  # weights that move together: 16 bytes of float32, one complex128
 
 
@@ -36,8 +36,9 @@ def load(blocks: np.ndarray) -> np.ndarray:
     unit, lanes = (np.complex128, LANES) if size % LANES == 0 else (np.float32, 1)
     units = scratch.empty((size // lanes, padded(count)), unit)
     by_block = blocks.view(unit)
-    for start in range(0, count, RUN):
-        units[:, start : min(start + RUN, count)] = by_block[start : start + RUN].T
+    run = TRANSPOSED_WEIGHTS // size
+    for start in range(0, count, run):
+        units[:, start : min(start + run, count)] = by_block[start : start + run].T
     units[:, count:] = 0
     return units.view(np.float32)
 

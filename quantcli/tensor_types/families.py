@@ -65,12 +65,11 @@ class AffineSuperBlock(SuperBlock):
         return affine.fit_super_blocks(x, weights, self.nmax, self.nscale, candidates, passes)
 
     def round(self, tile: np.ndarray, grid: affine.AffineGrid) -> np.ndarray:
-        codes = scratch.empty(tile.shape)
+        x = self.by_sub_block(tile)
         inverse = self.per_unit(reciprocal(grid.step) * grid.gain)
         offset = self.per_unit(grid.offset / grid.gain)
-        x, t = self.by_sub_block(tile), self.by_sub_block(codes)
-        nearest(x, inverse, offset, 0, self.nmax, out=t)
-        return to_bytes(codes)
+        nearest(x, inverse, offset, 0, self.nmax, out=x)
+        return to_bytes(tile)
 
     @property
     def rounding(self) -> symmetric.Rounding:
@@ -121,12 +120,11 @@ class SymmetricSuperBlock(SuperBlock):
         return symmetric.SymmetricGrid(scales.d, scales.scales)
 
     def round(self, tile: np.ndarray, grid: symmetric.SymmetricGrid) -> np.ndarray:
-        codes = scratch.empty(tile.shape)
-        x, t = self.by_sub_block(tile), self.by_sub_block(codes)
+        x = self.by_sub_block(tile)
         inverse = self.per_unit(reciprocal(grid.step) * grid.gain)
-        nearest(x, inverse, None, -self.nmax, self.nmax - 1, out=t)
-        codes += np.float32(self.nmax)
-        return to_bytes(codes)
+        nearest(x, inverse, None, -self.nmax, self.nmax - 1, out=x)
+        tile += np.float32(self.nmax)
+        return to_bytes(tile)
 
     def dequantize(self, codes: np.ndarray, grid: symmetric.SymmetricGrid) -> np.ndarray:
         w = to_floats(codes)
