@@ -137,8 +137,8 @@ class SymmetricSuperBlock(SuperBlock):
 class SymmetricBlockGrid(NamedTuple):
     """Scale of blocks: d f16[R] as stored and the factor f32[R] that rounding uses.
 
-    Without importance ggml chooses codes by 1 / d before d is rounded to fp16, and so do we; such
-    a grid covers its tile: what rounding meets is within half a step of the codes' range.
+    Without importance ggml chooses codes by 1 / d before d is rounded to fp16, and so do we. Such
+    a grid covers its tile: no weight is beyond +-extreme, so that rounding has little to clip.
     """
 
     d: np.ndarray
@@ -184,7 +184,7 @@ class SymmetricBlock(OneScale):
         if not grid.covers:
             clip(tile, np.float32(0), np.float32(top), out=tile)
         codes = to_bytes(tile)
-        # An opposite of the extreme is one too large: a fifth of the time that floats take.
+        # The extreme is code 0, its opposite one too large. Bytes take a fifth of floats' time.
         return clip(codes, np.uint8(0), np.uint8(top), out=codes)
 
     def dequantize(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
@@ -202,8 +202,8 @@ def stretched(d: np.ndarray, gain: np.ndarray) -> SymmetricBlockGrid:
 class AffineBlockGrid(NamedTuple):
     """Scale and minimum of blocks: d, m f16[R] as stored, and what rounding uses instead f32[R].
 
-    Without importance ggml chooses codes by both before they are rounded to fp16, and so do we;
-    such a grid covers its tile: the extremes are codes 0 and nmax.
+    Without importance ggml chooses codes by both before they are rounded to fp16, and so do we.
+    Such a grid covers its tile: the extremes are codes 0 and nmax, rounding has nothing to clip.
     """
 
     d: np.ndarray
