@@ -96,12 +96,28 @@ def test_round_finds_the_nearest_code_on_any_grid(type: TensorType, seed: int) -
     codes, grid = type.unpack(random_records(type, rng, 8))
     tile = rng.uniform(-1, 1, codes.shape) * np.abs(type.dequantize(codes, grid)).max() * 1.2
     tile = tile.astype(F32)
-    rounded = type.round(tile, grid)
+    rounded = type.round(tile.copy(), grid)
     error = np.abs(type.dequantize(rounded, grid) - tile)
     for change in (-1, 1):
         other = np.clip(rounded.astype(int) + change, *code_limits(type)).astype(codes.dtype)
         other_error = np.abs(type.dequantize(other, grid) - tile)
         assert (error <= other_error + 1e-5 * np.abs(tile).max()).all()
+
+
+@pytest.mark.parametrize("name", ["Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0"])
+@settings(max_examples=20)
+@given(seed=SEEDS)
+def test_a_fit_without_importance_leaves_nothing_to_clip(name: str, seed: int) -> None:
+    type, rng = tensor_types.get(name), np.random.default_rng(seed)
+    w = bell(seed, 64, 32).astype(np.float64)
+    w /= np.abs(w).max(axis=1, keepdims=True)
+    w[::2, rng.permutation(32)[:2]] = 1, -1
+    w *= 2.0 ** rng.uniform(-149, np.log2(type.max_abs), (64, 1))  # down to subnormals
+    tile = tiles.load(w.astype(F32))
+    grid = type.fit(tile, None)
+    assert grid.covers
+    clipped = type.round(tile.copy(), grid._replace(covers=False))
+    assert np.array_equal(type.round(tile, grid), clipped)
 
 
 @every_type
@@ -111,7 +127,7 @@ def test_codes_of_decoded_weights_are_the_codes(type: TensorType, seed: int) -> 
     tile = tiles.load(bell(seed, 8, type.block_size))
     codes, grid = type.unpack(type.pack(type.round(tile, g := type.fit(tile, None)), g))
     w = type.dequantize(codes, grid)
-    assert np.array_equal(type.dequantize(type.round(w, grid), grid), w)
+    assert np.array_equal(type.dequantize(type.round(w.copy(), grid), grid), w)
 
 
 @pytest.mark.parametrize("name", ["F32", "F16", "BF16", "Q8_0", "Q4_0", "Q5_0"])

@@ -96,7 +96,8 @@ def first_extreme(
     balance = high + low
     extreme = np.maximum(high, -low)
     tied = (balance == 0) & (extreme > 0)
-    np.copysign(extreme, balance, out=extreme)
+    signed = extreme.view(np.uint32)
+    signed |= balance.view(np.uint32) & SIGN  # numpy's copysign takes one element at a time
     if tied.any():
         candidates = weights_of(tied)
         first = np.abs(candidates).argmax(axis=0)

@@ -6,7 +6,7 @@ arithmetic on them. Sums over axis 0 run twice as fast on 64-byte boundaries as 
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -31,11 +31,12 @@ _arena = _Arena()
 @contextmanager
 def frame() -> Iterator[None]:
     """Arrays that `empty` hands out inside are taken back at the end: copy what is to stay."""
-    before = _arena.used
+    before, inside = _arena.used, _arena.depth > 0
     _arena.depth += 1
     try:
-        with np.errstate():
-            np.setbufsize(UFUNC_BUFFER)
+        with nullcontext() if inside else np.errstate():
+            if not inside:
+                np.setbufsize(UFUNC_BUFFER)
             yield
     finally:
         _arena.used = before
@@ -56,7 +57,7 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
     _arena.wanted = max(_arena.wanted, _arena.used)
     if _arena.used > len(_arena.memory):
         return _aligned(size).view(dtype).reshape(shape)
-    return _arena.memory[start : start + size].view(dtype).reshape(shape)
+    return np.ndarray(shape, dtype, _arena.memory, start)
 
 
 def held() -> int:

@@ -6,9 +6,10 @@ import numpy as np
 
 from quantcli.kernels import scratch
 
-# Per tile: two megabytes per array. Smaller ones are no slower in one thread, but several threads
-# then wait for one another: each numpy call hands the interpreter lock over.
+# Per tile: two megabytes per array. In smaller ones the calls to numpy cost as much as what they
+# do, and threads wait for one another: each call hands the interpreter lock over.
 TILE_WEIGHTS = 1 << 19
+TRANSPOSED_WEIGHTS = 1 << 17  # at a time: each cache line is read in several passes
 LANES = 4  # weights that move together: 16 bytes of float32, one complex128
 
 
@@ -34,7 +35,10 @@ def load(blocks: np.ndarray) -> np.ndarray:
     count, size = blocks.shape
     unit, lanes = (np.complex128, LANES) if size % LANES == 0 else (np.float32, 1)
     units = scratch.empty((size // lanes, padded(count)), unit)
-    units[:, :count] = blocks.view(unit).T
+    by_block = blocks.view(unit)
+    run = TRANSPOSED_WEIGHTS // size
+    for start in range(0, count, run):
+        units[:, start : min(start + run, count)] = by_block[start : start + run].T
     units[:, count:] = 0
     return units.view(np.float32)
 
@@ -66,14 +70,30 @@ def spread(values: np.ndarray) -> np.ndarray:
 
 def extremes(tile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The largest and the smallest weight of each block: units f32[U, 4 R] -> f32[R], twice."""
+    high, low = _largest_lanes(_largest_of_both_signs(tile))
+    return high, np.negative(low, out=low)
+
+
+def largest_magnitudes(tile: np.ndarray) -> np.ndarray:
+    """The largest |weight| of each block: units f32[U, 4 R] -> f32[R]."""
+    positive, negative = _largest_of_both_signs(tile)
+    return _largest_lanes(np.maximum(positive, negative, out=positive))
+
+
+def _largest_of_both_signs(tile: np.ndarray) -> np.ndarray:
+    """The maxima of units f32[U, 4 R] and of their negatives over axis 0: f32[2, 4 R]."""
     lanes = scratch.empty((2, tile.shape[1]))
     np.maximum.reduce(tile, axis=0, out=lanes[0])
     np.minimum.reduce(tile, axis=0, out=lanes[1])
     np.negative(lanes[1], out=lanes[1])
+    return lanes
+
+
+def _largest_lanes(lanes: np.ndarray) -> np.ndarray:
+    """f32[..., 4 R] -> f32[..., R]: the largest of each four."""
     # Of these pairs every fourth is wanted: that is faster than taking those alone.
-    pairs = np.maximum(lanes[:, :-2], lanes[:, 2:])
-    high, low = np.maximum(pairs[:, 0::LANES], pairs[:, 1::LANES])
-    return high, np.negative(low, out=low)
+    pairs = np.maximum(lanes[..., :-2], lanes[..., 2:])
+    return np.maximum(pairs[..., 0::LANES], pairs[..., 1::LANES])
 
 
 class ImportanceTiles:

@@ -86,7 +86,7 @@ class TensorType(ABC):
 
     @abstractmethod
     def round(self, tile: np.ndarray, grid: Grid) -> np.ndarray:
-        """The nearest codes [U, 4 R] on any given grid."""
+        """The nearest codes [U, 4 R] on any given grid; the tile may be overwritten."""
 
     @abstractmethod
     def pack(self, codes: np.ndarray, grid: Grid) -> np.ndarray:

@@ -65,12 +65,11 @@ class AffineSuperBlock(SuperBlock):
         return affine.fit_super_blocks(x, weights, self.nmax, self.nscale, candidates, passes)
 
     def round(self, tile: np.ndarray, grid: affine.AffineGrid) -> np.ndarray:
-        codes = scratch.empty(tile.shape)
+        x = self.by_sub_block(tile)
         inverse = self.per_unit(reciprocal(grid.step) * grid.gain)
         offset = self.per_unit(grid.offset / grid.gain)
-        x, t = self.by_sub_block(tile), self.by_sub_block(codes)
-        nearest(x, inverse, offset, 0, self.nmax, out=t)
-        return to_bytes(codes)
+        nearest(x, inverse, offset, 0, self.nmax, out=x)
+        return to_bytes(tile)
 
     @property
     def rounding(self) -> symmetric.Rounding:
@@ -121,12 +120,11 @@ class SymmetricSuperBlock(SuperBlock):
         return symmetric.SymmetricGrid(scales.d, scales.scales)
 
     def round(self, tile: np.ndarray, grid: symmetric.SymmetricGrid) -> np.ndarray:
-        codes = scratch.empty(tile.shape)
-        x, t = self.by_sub_block(tile), self.by_sub_block(codes)
+        x = self.by_sub_block(tile)
         inverse = self.per_unit(reciprocal(grid.step) * grid.gain)
-        nearest(x, inverse, None, -self.nmax, self.nmax - 1, out=t)
-        codes += np.float32(self.nmax)
-        return to_bytes(codes)
+        nearest(x, inverse, None, -self.nmax, self.nmax - 1, out=x)
+        tile += np.float32(self.nmax)
+        return to_bytes(tile)
 
     def dequantize(self, codes: np.ndarray, grid: symmetric.SymmetricGrid) -> np.ndarray:
         w = to_floats(codes)
@@ -139,11 +137,13 @@ class SymmetricSuperBlock(SuperBlock):
 class SymmetricBlockGrid(NamedTuple):
     """Scale of blocks: d f16[R] as stored and the factor f32[R] that rounding uses.
 
-    Without importance ggml chooses codes by 1 / d before d is rounded to fp16, and so do we.
+    Without importance ggml chooses codes by 1 / d before d is rounded to fp16, and so do we. Such
+    a grid covers its tile: no weight is beyond +-extreme, so that rounding has little to clip.
     """
 
     d: np.ndarray
     inverse: np.ndarray
+    covers: bool = False
 
 
 class OneScale(TensorType):
@@ -172,16 +172,20 @@ class SymmetricBlock(OneScale):
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> SymmetricBlockGrid:
         if weights is None:
             d = block_extreme(tile) / np.float32(-self.nmax)
-            return SymmetricBlockGrid(half_bits(d), reciprocal(d))
+            return SymmetricBlockGrid(half_bits(d), reciprocal(d), covers=True)
         x = planes(tile, 1)
         return stretched(*symmetric.fit_blocks(x, weights, self.rounding, self.weighted_deltas))
 
     def round(self, tile: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         """Half up, as ggml (whose K types round half to even)."""
-        codes = np.multiply(tile, spread(grid.inverse), out=scratch.empty(tile.shape))
-        codes += np.float32(self.nmax + 0.5)
-        clip(codes, np.float32(0), np.float32(2 * self.nmax - 1), out=codes)
-        return to_bytes(codes)
+        tile *= spread(grid.inverse)
+        tile += np.float32(self.nmax + 0.5)
+        top = 2 * self.nmax - 1
+        if not grid.covers:
+            clip(tile, np.float32(0), np.float32(top), out=tile)
+        codes = to_bytes(tile)
+        # The extreme is code 0, its opposite one too large. Bytes take a fifth of floats' time.
+        return clip(codes, np.uint8(0), np.uint8(top), out=codes)
 
     def dequantize(self, codes: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         w = to_floats(codes)
@@ -199,12 +203,14 @@ class AffineBlockGrid(NamedTuple):
     """Scale and minimum of blocks: d, m f16[R] as stored, and what rounding uses instead f32[R].
 
     Without importance ggml chooses codes by both before they are rounded to fp16, and so do we.
+    Such a grid covers its tile: the extremes are codes 0 and nmax, rounding has nothing to clip.
     """
 
     d: np.ndarray
     m: np.ndarray
     inverse: np.ndarray
     origin: np.ndarray
+    covers: bool = False
 
 
 class AffineBlock(TensorType):
@@ -231,7 +237,8 @@ class AffineBlock(TensorType):
         if weights is None:
             high, low = extremes(tile)
             d = (high - low) / np.float32(self.nmax)
-            return AffineBlockGrid(half_bits(d), half_bits(low), reciprocal(d), low)
+            stored, m = half_bits(np.stack((d, low)))
+            return AffineBlockGrid(stored, m, reciprocal(d), low, covers=True)
         x = planes(tile, 1)
         step, minimum, gain = affine.fit_blocks(x, weights, self.nmax, self.weighted_candidates)
         d, m = (half_bits((value * gain)[0]) for value in (step, minimum))
@@ -239,11 +246,12 @@ class AffineBlock(TensorType):
 
     def round(self, tile: np.ndarray, grid: AffineBlockGrid) -> np.ndarray:
         """Half up, as ggml (whose K types round half to even)."""
-        codes = np.subtract(tile, spread(grid.origin), out=scratch.empty(tile.shape))
-        codes *= spread(grid.inverse)
-        codes += np.float32(0.5)
-        clip(codes, np.float32(0), np.float32(self.nmax), out=codes)
-        return to_bytes(codes)
+        tile -= spread(grid.origin)
+        tile *= spread(grid.inverse)
+        tile += np.float32(0.5)
+        if not grid.covers:
+            clip(tile, np.float32(0), np.float32(self.nmax), out=tile)
+        return to_bytes(tile)
 
     def dequantize(self, codes: np.ndarray, grid: AffineBlockGrid) -> np.ndarray:
         w = to_floats(codes)

@@ -5,7 +5,7 @@ import numpy as np
 from quantcli.kernels import bits, scratch
 from quantcli.kernels.rounding import F16_MAX, clip, half_bits, reciprocal
 from quantcli.kernels.symmetric import Integers
-from quantcli.kernels.tiles import extremes, spread
+from quantcli.kernels.tiles import largest_magnitudes, spread
 from quantcli.tensor_types.families import OneScale, SymmetricBlockGrid, to_bytes, to_floats
 
 
@@ -26,16 +26,15 @@ class Q8_0(OneScale):
 
     def fit(self, tile: np.ndarray, weights: np.ndarray | None) -> SymmetricBlockGrid:
         """The extreme maps to +-127; ggml uses no importance here, 8 bits leave nothing to win."""
-        high, low = extremes(tile)
-        d = np.maximum(high, -low) / np.float32(127) + np.float32(0)
-        return SymmetricBlockGrid(half_bits(d), reciprocal(d))
+        d = largest_magnitudes(tile) / np.float32(127) + np.float32(0)  # not -0
+        return SymmetricBlockGrid(half_bits(d), reciprocal(d), covers=True)
 
     def round(self, tile: np.ndarray, grid: SymmetricBlockGrid) -> np.ndarray:
         """Half away from zero, as ggml: by integers, of halves that were cut off towards zero."""
-        twice = spread(grid.inverse + grid.inverse)
-        halves = np.multiply(tile, twice, out=scratch.empty(tile.shape))
-        clip(halves, np.float32(-254), np.float32(254), out=halves)
-        codes = to_bytes(halves, np.int16)
+        tile *= spread(grid.inverse + grid.inverse)
+        if not grid.covers:
+            clip(tile, np.float32(-254), np.float32(254), out=tile)
+        codes = to_bytes(tile, np.int16)
         up = np.right_shift(codes, np.int16(15), out=scratch.empty(tile.shape, np.int16))
         up += np.int16(1)  # 0 for negative ones, which shifting takes down
         codes += up
