@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from quantcli import tensor_types
 from quantcli.errors import BadInputError, UnsupportedError
 from quantcli.kernels import tiles
-from quantcli.tensor_types import TensorType, check_values, flushed_blocks
+from quantcli.tensor_types import Deviation, TensorType, check_values
 
 F32 = np.float32
 ALL = [tensor_types.get(name) for name in tensor_types.names()]
@@ -326,7 +326,7 @@ def test_constant_blocks_are_kept(type: TensorType) -> None:
 def test_small_super_blocks_are_not_lost_to_a_subnormal_d(type: TensorType) -> None:
     w = bell(18, 8, 512, 2e-6)
     decoded = type.decode(type.encode(w))
-    assert flushed_blocks(w, decoded, 256) == 0
+    assert type.deviation_of(type.encode(w), w).flushed == 0
     assert np.sqrt(np.mean((decoded - w) ** 2)) < 0.5 * w.std()
 
 
@@ -420,13 +420,45 @@ def test_scales_finite_sees_each_bad_scale(type: TensorType) -> None:
             assert not type.scales_finite(broken)
 
 
-def test_flushed_blocks_counts_what_was_lost() -> None:
+# What encoding cost
+
+
+@every_type
+@pytest.mark.parametrize("weighted", [False, True])
+def test_encode_tells_what_its_bytes_decode_to(type: TensorType, weighted: bool) -> None:
+    w = bell(27, 37, 768) * np.exp(bell(28, 37, 1, 2.0))
+    w[3], w[5, 256:512], w[:, 7] = 0, 1e-9, -0.0
+    found = Deviation()
+    packed = type.encode(w, steep(29, 768) if weighted else None, deviation=found)
+    assert found == type.deviation_of(packed, w)
+    decoded = type.decode(packed)
+    error = decoded.astype(np.float64) - w
+    assert found.squared_weight == pytest.approx(np.square(w, dtype=np.float64).sum(), rel=1e-5)
+    assert found.squared_error == pytest.approx(np.square(error).sum(), rel=1e-5)
+    assert found.max_error == np.abs(decoded - w).max()
+    if type.quantized:
+        before, after = (x.reshape(-1, type.block_size).any(axis=1) for x in (w, decoded))
+        assert found.flushed == (before & ~after).sum()
+        assert found.flushed or type.block_size != 32
+
+
+@every_type
+def test_deviations_of_tiles_add_up(type: TensorType, monkeypatch: pytest.MonkeyPatch) -> None:
+    w = bell(30, 37, 768)
+    packed = type.encode(w)
+    whole, parts = type.deviation_of(packed, w), Deviation()
+    monkeypatch.setattr(tiles, "TILE_WEIGHTS", 5000)
+    type.encode(w, deviation=parts)
+    assert vars(parts) == pytest.approx(vars(whole), rel=1e-5)
+
+
+def test_flushed_blocks_are_counted() -> None:
     w = np.zeros((2, 64), F32)
-    w[0, 5], w[1, 40] = 1e-9, 0.5
+    w[0, 5], w[0, 31], w[1, 40] = 1e-9, -1e-9, 0.5
     type = tensor_types.get("Q4_0")
-    assert flushed_blocks(w, type.decode(type.encode(w)), 32) == 1
-    assert flushed_blocks(w, w, 32) == 0
-    assert flushed_blocks(w, np.zeros_like(w), 32) == 2
+    assert type.deviation_of(type.encode(w), w).flushed == 1
+    assert type.deviation_of(type.encode(np.zeros_like(w)), w).flushed == 2
+    assert type.deviation_of(type.encode(w), np.zeros_like(w)).flushed == 0
 
 
 @pytest.mark.parametrize("name", ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"])

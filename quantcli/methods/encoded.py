@@ -6,7 +6,7 @@ from typing import Self
 import numpy as np
 
 from quantcli.errors import IntegrityError
-from quantcli.tensor_types import TensorType, flushed_blocks
+from quantcli.tensor_types import Deviation, TensorType
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,28 @@ class Encoded:
     cost: Cost
 
 
+def rounded(
+    w: np.ndarray, importance: np.ndarray | None, kind: TensorType, *, first_row: int = 0
+) -> Encoded:
+    """Rows w float32 [rows, n] by kind.encode, with what that costs.
+
+    Raises IntegrityError for a stored scale that is not finite, BadInputError as encode does.
+    """
+    deviation = Deviation()
+    packed = kind.encode(w, importance, first_row=first_row, deviation=deviation)
+    return _encoded(packed, kind, w.size, deviation)
+
+
 def measured(w: np.ndarray, packed: np.ndarray, kind: TensorType) -> Encoded:
     """Decode what was packed and compare it with the float32 rows w [rows, n].
 
     Raises IntegrityError for a stored scale that is not finite.
     """
+    return _encoded(packed, kind, w.size, kind.deviation_of(packed, w))
+
+
+def _encoded(packed: np.ndarray, kind: TensorType, weights: int, found: Deviation) -> Encoded:
     if not kind.scales_finite(packed):
         raise IntegrityError(f"a scale of {kind.name} is not finite")
-    decoded = kind.decode(packed)
-    flushed = flushed_blocks(w, decoded, kind.block_size) if kind.quantized else 0
-    difference = np.subtract(decoded, w, out=decoded)
-    max_error = float(max(difference.max(), -difference.min()))
-    squared_error, squared_weight = _squares(difference), _squares(w)
-    return Encoded(packed, Cost(w.size, squared_weight, squared_error, max_error, flushed))
-
-
-def _squares(rows: np.ndarray) -> float:
-    """The sum of all squares: within rows [rows, n] in float32, which keeps six digits."""
-    return float(np.vecdot(rows, rows).sum(dtype=np.float64))
+    sums = found.squared_weight, found.squared_error, found.max_error, found.flushed
+    return Encoded(packed, Cost(weights, *sums))

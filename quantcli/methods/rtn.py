@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from quantcli.methods.encoded import Encoded, measured
+from quantcli.methods.encoded import Encoded, rounded
 from quantcli.tensor_types import TensorType
 
 
@@ -20,7 +20,4 @@ def quantize(
     `first_row` is where w begins in its tensor. Raises BadInputError for values that a type
     cannot hold, see tensor_types.check_values.
     """
-    return {
-        kind.name: measured(w, kind.encode(w, importance, first_row=first_row), kind)
-        for kind in types
-    }
+    return {kind.name: rounded(w, importance, kind, first_row=first_row) for kind in types}

@@ -18,7 +18,7 @@ from quantcli.calibration.moments import hessian
 from quantcli.errors import BadInputError
 from quantcli.methods import MethodInfo
 from quantcli.methods.awq import COMPENSATED, ROWS, block_folds, head_fold
-from quantcli.methods.encoded import Encoded, measured
+from quantcli.methods.encoded import Encoded, rounded
 from quantcli.methods.folding import find_scales, fold_block
 from quantcli.methods.site import Lookup, Seen, Site
 from quantcli.methods.snapshots import Part, Snapshots
@@ -233,7 +233,7 @@ class Sequential:
 
 def plain(w: np.ndarray, kind: TensorType) -> Encoded:
     """Rounding to nearest."""
-    return measured(w, kind.encode(w), kind)
+    return rounded(w, None, kind)
 
 
 def _block_number(name: str) -> int | None:

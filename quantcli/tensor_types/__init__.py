@@ -1,8 +1,9 @@
 """GGUF tensor types: how weights become blocks of bytes. One file per type; see base.TensorType."""
 
 from quantcli.errors import UnsupportedError
-from quantcli.tensor_types.base import TensorType, check_values, flushed_blocks
+from quantcli.tensor_types.base import TensorType, check_values
 from quantcli.tensor_types.bf16 import BF16
+from quantcli.tensor_types.deviation import Deviation
 from quantcli.tensor_types.f16 import F16
 from quantcli.tensor_types.f32 import F32
 from quantcli.tensor_types.iq4_nl import IQ4_NL
@@ -18,7 +19,7 @@ from quantcli.tensor_types.q5_k import Q5_K
 from quantcli.tensor_types.q6_k import Q6_K
 from quantcli.tensor_types.q8_0 import Q8_0
 
-__all__ = ["TensorType", "by_id", "check_values", "flushed_blocks", "get", "names"]
+__all__ = ["Deviation", "TensorType", "by_id", "check_values", "get", "names"]
 
 _TYPES: tuple[TensorType, ...] = (
     *(F32(), F16(), BF16(), Q8_0(), Q6_K(), Q5_K(), Q5_1(), Q5_0()),
