@@ -138,6 +138,13 @@ def test_half_bits_are_those_of_to_half() -> None:
     assert rounding.half_bits(x).tobytes() == rounding.to_half(x).astype(np.float16).tobytes()
 
 
+def test_from_half_equals_ieee_on_every_half() -> None:
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    finite = halves[np.isfinite(halves)]
+    for x in (finite, halves, halves[:0]):
+        assert rounding.from_half(x).tobytes() == x.astype(F32).tobytes()
+
+
 def test_to_half_saturates() -> None:
     assert rounding.to_half(np.array([65519, 65520, 1e30, -1e30], F32)).tolist() == [
         *(65504, 65504, 65504, -65504)

@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from quantcli.kernels import scratch
+
 try:  # np.clip without its three microseconds of Python
     from numpy._core.umath import clip  # type: ignore[attr-defined]
 except ImportError:
@@ -11,6 +13,8 @@ except ImportError:
 
 F16_MAX = 65504.0
 F16_MIN_NORMAL = 2.0**-14  # below, fp16 is a grid of step 2**-24
+INFINITE_HALF = 0x7C00
+KEPT = np.int32(-0x70002000)  # 0x8FFFE000
 SIGN, EXPONENT = np.uint32(0x80000000), np.uint32(0x7F800000)
 
 
@@ -49,6 +53,19 @@ def half_bits(x: np.ndarray) -> np.ndarray:
     bits += np.uint32(0x800)
     bits |= (x.view(np.uint32) & SIGN) >> np.uint32(16)
     return bits.astype(np.uint16).view(np.float16)
+
+
+def from_half(x: np.ndarray) -> np.ndarray:
+    """float16 as float32, in a third of the time of numpy's cast."""
+    if np.bitwise_and(x.view(np.uint16), np.uint16(0x7FFF)).max(initial=0) >= INFINITE_HALF:
+        return x.astype(np.float32)
+    bits = scratch.empty(x.shape, np.int32)
+    bits[...] = x.view(np.int16)
+    bits <<= np.int32(13)
+    bits &= KEPT  # of the four copies of the sign the first
+    values = bits.view(np.float32)
+    values *= np.float32(2.0**112)  # from float32's exponents to fp16's; also of subnormals
+    return values
 
 
 def _onto_half_grid(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

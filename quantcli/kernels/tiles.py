@@ -11,6 +11,7 @@ from quantcli.kernels import scratch
 TILE_WEIGHTS = 1 << 19
 TRANSPOSED_WEIGHTS = 1 << 17  # at a time: each cache line is read in several passes
 LANES = 4  # weights that move together: 16 bytes of float32, one complex128
+PAIR = np.uint64(0x1_0000_0001)  # times a float32's bits: it twice
 
 
 def padded(count: int) -> int:
@@ -60,12 +61,12 @@ def planes(tile: np.ndarray, sub_blocks: int) -> np.ndarray:
 
 def spread(values: np.ndarray) -> np.ndarray:
     """[..., R] -> f32[..., 4 R]: each value for the four lanes of its block."""
-    out = scratch.empty((*values.shape, LANES))
-    out[..., 0] = values
-    out[..., 1] = out[..., 0]
-    pairs = out.view(np.uint64)
-    pairs[..., 1] = pairs[..., 0]
-    return out.reshape(*values.shape[:-1], -1)
+    out = scratch.empty((*values.shape, LANES // 2), np.uint64)
+    pairs = scratch.empty(values.shape, np.uint64)
+    pairs[...] = np.asarray(values, np.float32).view(np.uint32)
+    pairs *= PAIR
+    out[..., 0] = out[..., 1] = pairs
+    return out.view(np.float32).reshape(*values.shape[:-1], -1)
 
 
 def extremes(tile: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -144,7 +144,7 @@ class TensorType(ABC):
 
     def decode(self, packed: np.ndarray) -> np.ndarray:
         """Weights f32[rows, n_cols] of packed u8[rows, row_bytes]."""
-        records = self._records(packed).view(self._opaque)
+        records = self._records(packed)
         out = np.empty((len(records), self.block_size), np.float32)
         for start, stop in tiles.spans(len(records), 1, self.block_size):
             with scratch.frame():
@@ -153,7 +153,7 @@ class TensorType(ABC):
 
     def deviation_of(self, packed: np.ndarray, w: np.ndarray) -> Deviation:
         """How far packed u8[rows, row_bytes] decodes from w f32[rows, n_cols]."""
-        records = self._records(packed).view(self._opaque)
+        records = self._records(packed)
         blocks = np.ascontiguousarray(w, np.float32).reshape(-1, self.block_size)
         found = Deviation()
         for start, stop in tiles.spans(len(records), 1, self.block_size):
@@ -163,11 +163,13 @@ class TensorType(ABC):
         return found
 
     def _decoded(self, records: np.ndarray) -> np.ndarray:
-        """Units f32[U, 4 R] of opaque records, padded with zeros."""
-        run = scratch.empty((tiles.padded(len(records)),), self._opaque)
-        run[: len(records)] = records
-        run[len(records) :] = np.zeros((), self._opaque)
-        return self.dequantize(*self.unpack(run.view(self.record)))
+        """Units f32[U, 4 R] of records, padded with zeros."""
+        run = scratch.empty((tiles.padded(len(records)),), self.record)
+        # By bytes: numpy would move records one by one.
+        memory, source = run.view(np.uint8), records.view(np.uint8)
+        memory[: len(source)] = source
+        memory[len(source) :] = 0
+        return self.dequantize(*self.unpack(run))
 
     def lattice(self, w: np.ndarray, weights: np.ndarray, *, first_row: int = 0) -> Lattice:
         """The scales that fit finds for rows w f32[rows, n_cols], not stretched.

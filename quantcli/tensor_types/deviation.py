@@ -26,14 +26,14 @@ class Deviation:
     def add(self, tile: np.ndarray, decoded: np.ndarray, count: int) -> None:
         """Units f32[U, 4 R] of weights and of those decoded; of their blocks `count` are real.
 
-        What was decoded is overwritten.
+        The tile is overwritten.
         """
         lanes = tile.shape[1] // padded(count)
         tile, decoded = tile[:, : lanes * count], decoded[:, : lanes * count]
         self.squared_weight += _squares(tile)
         if lanes > 1:
             self.flushed += _flushed(tile, decoded)
-        error = np.subtract(decoded, tile, out=decoded)
+        error = np.subtract(decoded, tile, out=tile)
         self.max_error = max(self.max_error, float(error.max()), -float(error.min()))
         self.squared_error += _squares(error)
 

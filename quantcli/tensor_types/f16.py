@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from quantcli.kernels.rounding import F16_MAX, to_half
+from quantcli.kernels.rounding import F16_MAX, from_half, to_half
 from quantcli.tensor_types.families import Plain
 
 
@@ -15,4 +15,4 @@ class F16(Plain):
         return to_half(tile).astype("<f2")
 
     def dequantize(self, codes: np.ndarray, grid: None) -> np.ndarray:
-        return codes.astype(np.float32)
+        return from_half(codes)
