@@ -113,8 +113,8 @@ class TensorType(ABC):
 
         importance: f32[n_cols], the weight of each column's squared error (an imatrix row), shared
         by all rows; zeros count as 1e-6 of its mean, all zeros as no importance. first_row is
-        where w begins in its tensor, for messages. To deviation is added what the bytes decode to:
-        as deviation_of does, but in less than half of the time.
+        where w begins in its tensor, for messages. To deviation is added how far the codes are from
+        w: what deviation_of finds in the bytes, in half of the time.
 
         Raises BadInputError: see check_values; also for rows that are not whole blocks and for
         importance of the wrong length, negative or not finite.
