@@ -60,6 +60,13 @@ def empty(shape: tuple[int, ...], dtype: DTypeLike = np.float32) -> np.ndarray:
     return np.ndarray(shape, dtype, _arena.memory, start)
 
 
+def copy(array: np.ndarray) -> np.ndarray:
+    """An array like `empty`'s with the values of another."""
+    out = empty(array.shape, array.dtype)
+    out[...] = array
+    return out
+
+
 def held() -> int:
     """Bytes that this thread keeps."""
     return len(_arena.memory)

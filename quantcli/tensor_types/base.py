@@ -135,7 +135,7 @@ class TensorType(ABC):
                     check_values(w, self, first_row)
                 with scratch.frame():
                     grid = self.fit(tile, weights)
-                codes = self.round(tile, grid)
+                codes = self.round(tile if deviation is None else scratch.copy(tile), grid)
                 packed = self.pack(codes, grid)
                 out[start:stop] = packed.view(self._opaque)[: stop - start]
                 if deviation is not None:
