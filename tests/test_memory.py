@@ -1,5 +1,6 @@
 """Private memory: below 600 MB whatever the model's size, and what planning says of more."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -50,3 +51,17 @@ def test_calibration_needs_no_more_than_planned(tmp_path: Path) -> None:
         check=True,
         timeout=1200,
     )
+
+
+@pytest.mark.slow
+def test_gptq_needs_no_more_than_planned(tmp_path: Path, demo: Path) -> None:
+    job = Job(str(demo), ("Q4_0", "Q6_K"), tmp_path, method="awq+gptq", calibration_tokens=8192)
+    arguments = ["convert", demo, "-t", "Q4_0,Q6_K", "--method", "awq+gptq", "--json", "-o"]
+    done = subprocess.run(
+        [sys.executable, "-m", "quantcli", *arguments, tmp_path, "--calibration-tokens", "8192"],
+        capture_output=True,
+        check=True,
+        timeout=600,
+    )
+    found = json.loads(done.stdout)["peak_memory_bytes"]
+    assert 100 << 20 < found < make_plan(job).peak_memory_bytes

@@ -226,9 +226,7 @@ def test_a_matrix_that_no_method_helps_is_rounded(tmp_path: Path, demo: Path) ->
     job = quantcli.Job(
         str(demo), ("Q8_0",), tmp_path, method="gptq", calibrate=str(text), calibration_tokens=512
     )
-    report = quantcli.convert(job)
-    assert report.peak_memory_bytes < quantcli.plan(job).peak_memory_bytes
-    (output,) = report.outputs
+    (output,) = quantcli.convert(job).outputs
     costs = [t.cost for t in output.tensors if t.cost.rounding_error]
     assert len(costs) == 30
     assert all(cost.output_error <= cost.rounding_error for cost in costs)
