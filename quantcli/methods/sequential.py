@@ -31,7 +31,7 @@ from quantcli.transformer.backward import gradients
 from quantcli.transformer.layout import EMBEDDING, HEAD, OUTPUT_NORM
 
 LOOKUP_WINDOWS = 12
-HELD_SHARE, MOST_HELD = 8, 4  # one window in 8 is held out, for comparing, but 4 are enough
+HELD_SHARE, MOST_HELD = 8, 4  # one window in 8, at least one of two, but 4 are enough
 
 Types = Mapping[str, TensorType]
 Choose = Callable[[np.ndarray, TensorType], Encoded]
@@ -209,7 +209,7 @@ class Sequential:
 
     def _site(self, output: Output, pool: ThreadPoolExecutor) -> Site:
         windows, n_ctx = self._tokens.shape
-        held = min(windows // HELD_SHARE, MOST_HELD) * n_ctx
+        held = min(-(-(windows - 1) // HELD_SHARE), MOST_HELD) * n_ctx
         seen = Seen(self._float.y, output.stream.y, held)
         return Site(seen, self._method.compensates, self._threads, pool)
 
