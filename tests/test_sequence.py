@@ -246,7 +246,9 @@ def test_what_cannot_be_folded_is_said(call: Call, tmp_path: Path) -> None:
     source, text = build(tmp_path / "source", "gemma2", "tied"), tmp_path / "text.txt"
     text.write_text("to be or not to be " * 500)
     asked = ("convert", source, "--type", "Q4_0", "--dry-run", "--calibration", text, "--method")
-    assert "'output' is not scaled" in call(*asked, "awq").stderr
+    asked_awq = call(*asked, "awq").stderr
+    assert "'output' is not scaled" in asked_awq
+    assert "tokens to calibrate on are few" in asked_awq
     assert "not scaled" not in call(*asked, "gptq").stderr
 
 

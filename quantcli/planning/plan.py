@@ -49,6 +49,7 @@ from quantcli.transformer.layout import HEAD, head_name
 Metadata = dict[str, Any]
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 ON_THE_FLY = "auto"  # the name of an imatrix that is in no file
+FEW_TOKENS = 8192
 OPTIONAL_IN_IMATRIX = ("token_embd.weight", "output.weight")
 
 
@@ -164,7 +165,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         made = blank_imatrix(model, calibration, tokens=job.most_tokens, name=ON_THE_FLY)
         metadata["quantcli.calibration.sha256"] = calibration.sha256
         tokens = made.chunks * made.chunk_size
-        warnings += _unfolded(job, model)
+        warnings += _few_tokens(job, tokens) + _unfolded(job, model)
         imatrix = None if job.calibrates else made
     if imatrix is not None:
         metadata |= imatrix_metadata(imatrix)
@@ -183,6 +184,16 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         tokens=tokens,
         warnings=warnings,
     )
+
+
+def _few_tokens(job: Job, tokens: int) -> list[str]:
+    """A correction that is told from few tokens does more harm than good at 2 bits."""
+    if not job.calibrates or tokens >= FEW_TOKENS:
+        return []
+    return [
+        f"{job.method}: {tokens} tokens to calibrate on are few, small types may come out worse "
+        f"than by rtn: give a text of {FEW_TOKENS} or more"
+    ]
 
 
 def _unfolded(job: Job, model: CheckpointModel) -> list[str]:
