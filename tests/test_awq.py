@@ -238,11 +238,3 @@ def test_columns_of_one_row_share_a_scale() -> None:
     np.testing.assert_array_equal(s[:256], s[256:])
     # Column 100 and the small 356 are one row.
     assert s[356] > 2 * s[357]
-
-
-def test_statistics_follow_the_fold() -> None:
-    problem = Problem.of(outliers(256))
-    s = random_scales(problem.fold)
-    folded = problem.x / s
-    expected = folded.T @ folded / np.float32(len(folded))
-    np.testing.assert_allclose(awq.fold_statistics(problem.h, s), expected, rtol=1e-4, atol=1e-4)

@@ -83,11 +83,11 @@ def apply_fold(weights: dict[str, np.ndarray], fold: Fold, s: np.ndarray) -> Non
     """Replace the arrays of the linears and of what stands before them; s float32 [n]."""
     for name in fold.site.weights:
         weights[name] = weights[name] * s
-    divide_producer(weights, fold, s)
+    _divide_producer(weights, fold, s)
 
 
-def divide_producer(weights: dict[str, np.ndarray], fold: Fold, s: np.ndarray) -> None:
-    """Half of apply_fold, for linears whose rows are read piece by piece."""
+def _divide_producer(weights: dict[str, np.ndarray], fold: Fold, s: np.ndarray) -> None:
+    """Divide what stands before the linears, so that the function stays the same."""
     shared = np.empty(fold.sources.max() + 1, np.float32)
     shared[fold.sources] = s
     if not np.array_equal(shared[fold.sources], s):
@@ -95,13 +95,6 @@ def divide_producer(weights: dict[str, np.ndarray], fold: Fold, s: np.ndarray) -
     for name in (f"{fold.producer}.weight", f"{fold.producer}.bias"):
         if name in weights:
             weights[name] = (weights[name].T / shared).T
-
-
-def fold_statistics(moments: np.ndarray, s: np.ndarray) -> np.ndarray:
-    """Second moments [n, n] of the input (H, or C) after the fold: those of x / s."""
-    folded = moments / s[:, None]
-    folded /= s
-    return folded
 
 
 def search(
