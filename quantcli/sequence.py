@@ -7,7 +7,7 @@ import numpy as np
 
 from quantcli.calibration import cut_windows
 from quantcli.calibration.calibrate import CONTEXT
-from quantcli.errors import QuantcliError, ResourceError
+from quantcli.errors import QuantcliError
 from quantcli.gguf_file import Writer, encode_header
 from quantcli.methods import method_info
 from quantcli.methods.encoded import Cost
@@ -24,8 +24,8 @@ def quantize(
 ) -> list[list[Cost]]:
     """Write every tensor of every output; costs per file and tensor.
 
-    What an interrupted run leaves for --resume is removed by `forget`, and here for an error that
-    would come again.
+    What a killed or interrupted run leaves for --resume is removed by `forget`, and here after an
+    error: a full disk, above all, gets its space back.
 
     Raises: see Sequential.
     """
@@ -49,9 +49,8 @@ def quantize(
                 for writer, cost, encoded in zip(writers, costs, part.encoded, strict=True):
                     writer.write(part.name, encoded.packed)
                     cost[part.name] += encoded.cost
-    except QuantcliError as error:
-        if not isinstance(error, ResourceError):
-            snapshots.discard()
+    except QuantcliError:
+        snapshots.discard()
         raise
     return [list(cost.values()) for cost in costs]
 

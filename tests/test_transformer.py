@@ -186,12 +186,15 @@ def test_llama_cpp_computes_the_same(files: dict[str, Path], demo: Path) -> None
     from llama_cpp import Runtime
 
     recorded = np.load(demo / "reference_logits.npz")
-    # An activation that rounds the other way moves logits as much as all rounding does.
-    for name, tolerance in (("F32", 2e-5), ("Q8_0", 0.06), ("Q4_K_M", 0.06)):
+    # One activation that rounds the other way moves logits as much as all rounding does: both
+    # prompts together are within the bound.
+    for name, tolerance in (("F32", 2e-5), ("Q8_0", 0.03), ("Q4_K_M", 0.03)):
+        errors = []
         runtime, model = Runtime(files[name]), open_model(str(files[name]))
         for ids in (recorded["ids_0"], recorded["ids_1"]):
             expected = runtime.next_log_probabilities(ids.tolist(), 2048)
             logits = all_logits(Transformer(model, activations="llama-cpu"), ids)[-1]
             shifted = logits.astype(np.float64) - logits.max()
             found = shifted - np.log(np.exp(shifted).sum())
-            assert np.abs(found - expected).mean() < tolerance
+            errors.append(np.abs(found - expected).mean())
+        assert np.mean(errors) < tolerance

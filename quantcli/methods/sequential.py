@@ -95,7 +95,9 @@ class Sequential:
             self._progress.start("Quantizing", self._nbytes)
             for step, (number, names) in enumerate(runs):
                 if step < done:
-                    yield from snapshots.read(step)
+                    for part in snapshots.read(step):
+                        self._progress.advance(4 * sum(e.cost.weights for e in part.encoded))
+                        yield part
                     continue
                 yield from snapshots.record(step, self._step(number, list(names), pool))
                 snapshots.commit(step, states)
