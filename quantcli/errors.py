@@ -57,3 +57,27 @@ class OutputExistsError(QuantcliError):
     """The output exists already or is being written by another process."""
 
     exit_code = 9
+
+
+class BatchError(QuantcliError):
+    """Some jobs of a batch failed; each has its own line."""
+
+    exit_code = 10
+
+
+def explain(error: BaseException) -> tuple[int, str]:
+    """The exit code of any failure, and the line to print about it."""
+    if isinstance(error, QuantcliError):
+        return error.exit_code, _one_line(str(error))
+    if isinstance(error, KeyboardInterrupt):
+        return 130, "interrupted; no unfinished file is left"
+    if isinstance(error, MemoryError):
+        return ResourceError.exit_code, "out of memory; use fewer --threads"
+    return 1, _one_line(
+        f"this is a bug in quantcli: {type(error).__name__}: {error} "
+        "(QUANTCLI_DEBUG=1 shows the traceback)"
+    )
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -17,6 +17,7 @@ LINES = [
     {"planning", "inspection"},
     {"report", "encoding", "sequence"},
     {"pipeline"},
+    {"batch"},
     {"cli"},
 ]
 RANK = {room: rank for rank, line in enumerate(LINES) for room in line}

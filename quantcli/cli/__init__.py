@@ -14,8 +14,18 @@ import typer
 
 from quantcli import __version__
 from quantcli.blas import prefer_wide_kernels
-from quantcli.cli import calibrate, convert, evaluate, inspect, list_, options, plan
-from quantcli.errors import QuantcliError
+from quantcli.cli import (
+    batch,
+    calibrate,
+    convert,
+    evaluate,
+    inspect,
+    list_,
+    options,
+    plan,
+    run_job,
+)
+from quantcli.errors import explain
 
 app = typer.Typer(
     name="quantcli",
@@ -25,14 +35,16 @@ app = typer.Typer(
     help="Convert Hugging Face checkpoints to quantized GGUF files for llama.cpp, Ollama and "
     "LM Studio: one command, CPU only, with a measured report.",
     epilog="Exit codes: 0 ok, 1 bug, 2 usage, 3 bad input, 4 unsupported, 5 not found or not "
-    "authorised, 6 network, 7 out of disk or memory, 8 integrity, 9 output exists, "
-    "130/143 interrupted.",
+    "authorised, 6 network, 7 out of disk or memory, 8 integrity or quality gate, 9 output exists, "
+    "10 batch partly failed, 130/143 interrupted.",
 )
 app.command("convert")(convert.convert)
 app.command("plan")(plan.plan)
 app.command("evaluate")(evaluate.evaluate)
 app.command("calibrate")(calibrate.calibrate)
 app.command("inspect")(inspect.inspect)
+app.command("batch")(batch.batch)
+app.command("run-job", hidden=True)(run_job.run_job)
 app.add_typer(list_.app, name="list")
 
 
@@ -58,36 +70,20 @@ def _terminate(signum: int, frame: FrameType | None) -> NoReturn:
     raise SystemExit(128 + signum)
 
 
-def _complain(message: str) -> None:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
-
-
 def main() -> None:
     """Run the command line; every failure is one line on stderr and a documented exit code."""
     signal.signal(signal.SIGTERM, _terminate)
     prefer_wide_kernels()
     try:
         app(options.complete(sys.argv[1:]))
-    except QuantcliError as error:
-        _complain(str(error))
-        code = error.exit_code
-    except KeyboardInterrupt:
-        _complain("interrupted; no unfinished file is left")
-        code = 130
-    except MemoryError:
-        _complain("out of memory; use fewer --threads")
-        code = 7
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 141
-    except Exception as error:
-        if os.environ.get("QUANTCLI_DEBUG"):
+    except (Exception, KeyboardInterrupt) as error:
+        code, message = explain(error)
+        if code == 1 and os.environ.get("QUANTCLI_DEBUG"):
             raise
-        _complain(
-            f"this is a bug in quantcli: {type(error).__name__}: {error} "
-            "(QUANTCLI_DEBUG=1 shows the traceback)"
-        )
-        code = 1
+        print(f"error: {message}", file=sys.stderr)
     else:
         code = 0
     sys.exit(code)

@@ -14,7 +14,11 @@ def convert(
     output: Annotated[
         Path,
         typer.Option(
-            "--output", "-o", metavar="PATH|DIR", help="A file, or a folder for conventional names."
+            "--output",
+            "-o",
+            metavar="PATH|DIR",
+            help="A file, with {type} in its name for several types, or a folder for conventional "
+            "names.",
         ),
     ] = Path(),
     revision: options.Revision = None,
@@ -92,9 +96,9 @@ def convert(
     Example: quantcli convert org/model --type Q4_K_M,Q8_0 -o models/
     """
     from quantcli.cli import render
-    from quantcli.cli.job import make_job, make_target
     from quantcli.cli.progress import for_terminal
     from quantcli.planning import ram
+    from quantcli.planning.from_options import make_job, make_target
     from quantcli.report import files
 
     if report is not None:

@@ -47,8 +47,8 @@ def plan(
     Example: quantcli plan org/model --ram 16GB --context 8192
     """
     from quantcli.cli import render
-    from quantcli.cli.job import make_job
     from quantcli.cli.progress import for_terminal
+    from quantcli.planning.from_options import make_job
     from quantcli.planning.ram import parse_size
     from quantcli.planning.survey import survey
 

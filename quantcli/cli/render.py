@@ -87,6 +87,26 @@ def survey(made: "Survey", as_json: bool) -> None:
         form.show_survey(made, console())
 
 
+def dry_run(found: dict[str, Any], as_json: bool) -> None:
+    """What `quantcli batch` would do."""
+    from quantcli.report.batch import show_dry_run
+
+    if as_json:
+        document(found)
+    else:
+        show_dry_run(found, console())
+
+
+def batch(summary: dict[str, Any], root: str, as_json: bool, quiet: bool) -> None:
+    """The result of `quantcli batch`."""
+    from quantcli.report.batch import show_summary
+
+    if as_json:
+        document(summary)
+    elif not quiet:
+        show_summary(summary, root, console())
+
+
 def listing(name: str, rows: list[dict[str, Any]], as_json: bool) -> None:
     """Rows of equal keys as a table, or as a JSON document under `name`."""
     from quantcli.report.as_json import SCHEMA_VERSION

@@ -7,10 +7,12 @@ from typing import Any
 from quantcli.errors import UsageError
 
 Metadata = dict[str, Any]
+TYPE = "{type}"
 
 
 def output_path(output: Path, metadata: Metadata, file_type: str) -> Path:
-    """The path of one output; a folder gets a name by the GGUF naming convention.
+    """The path of one output: `{type}` in it becomes the file type, a folder gets a name by the
+    GGUF naming convention.
 
     Raises:
         UsageError: when `output` is neither an existing folder nor the name of a .gguf file.
@@ -18,7 +20,7 @@ def output_path(output: Path, metadata: Metadata, file_type: str) -> Path:
     if output.is_dir():
         return output / conventional_name(metadata, file_type)
     if output.suffix == ".gguf":
-        return output
+        return Path(str(output).replace(TYPE, file_type))
     raise UsageError(
         f"--output {str(output)!r} is neither an existing folder nor a file name ending in .gguf"
     )
@@ -49,5 +51,6 @@ def check_distinct(paths: list[Path]) -> None:
     for path in paths:
         if paths.count(path) > 1:
             raise UsageError(
-                f"--output {str(path)!r} is one file for several types; give a folder instead"
+                f"--output {str(path)!r} is one file for several types; give a folder instead, or "
+                f"write {TYPE} where the type belongs"
             )

@@ -18,6 +18,19 @@ def count(n: int) -> str:
     return str(n)
 
 
+def duration(seconds: float) -> str:
+    """Time as people say it: "0.8 s", "42 s", "12 min", "3 h 05 min", "2 d 4 h"."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 60:
+        return f"{minutes} min"
+    hours, minutes = divmod(minutes, 60)
+    if hours < 48:
+        return f"{hours} h {minutes:02} min"
+    return f"{hours // 24} d {hours % 24} h"
+
+
 def of_rounding(fraction: float | None) -> str:
     """Error of the outputs relative to rounding to nearest: "17 %"; "kept" where that was kept."""
     if fraction is None:

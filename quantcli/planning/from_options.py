@@ -1,4 +1,4 @@
-"""From command-line values to a Job: flags extend and override the recipe file."""
+"""From what a user writes, flags or a manifest's keys, to a Job: flags extend the recipe file."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,9 @@ from typing import Any
 from quantcli.calibration.text import BUILTIN
 from quantcli.errors import UsageError
 from quantcli.methods import method_info
-from quantcli.planning import Job, Target, default_threads
+from quantcli.planning.job import Job, default_threads
 from quantcli.planning.ram import parse_size
+from quantcli.planning.target import Target
 from quantcli.recipes import Recipe, read_recipe, recipe_from_flags
 
 DEFAULT_TYPE = "Q4_K_M"

@@ -1,0 +1,292 @@
+"""From a manifest to jobs: every name and every setting resolved, before anything starts."""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from itertools import product
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from quantcli.batch.manifest import ManifestError, Model, Read, Settings, as_keys
+from quantcli.calibration.text import BUILTIN
+from quantcli.errors import QuantcliError, UsageError
+from quantcli.evaluation.gate import Gate
+from quantcli.methods import method_info
+from quantcli.planning import Job, Target
+from quantcli.planning.from_options import AUTO, make_job, make_target
+from quantcli.planning.names import TYPE
+from quantcli.planning.ram import parse_size
+from quantcli.recipes import file_type
+
+OUTPUT = "{model}/{model}-{type}.gguf"
+JOB = TypeAdapter(Job)
+# What changes no byte of the outputs, or is told by `outputs`, is no part of a job's identity.
+NOT_IN_KEY = frozenset(
+    ("source", "output", "threads", "force", "resume", "delete_source", "max_memory_bytes")
+)
+
+
+@dataclass(frozen=True)
+class BatchJob:
+    """One model by one method: a conversion, and what is to be done with its outputs.
+
+    `name` tells it apart for people, `key` for the ledger; `outputs` are paths below the root.
+    Jobs of one `lane` read the same source and run one after the other: one download serves all.
+    """
+
+    name: str
+    source: str  # as the manifest has it
+    recipe: str | None
+    job: Job
+    outputs: tuple[str, ...]
+    identity: str  # of local files that are read: other contents, other key
+    gate: Gate
+    upload: str | None
+    report: tuple[str, ...]  # formats beside JSON
+
+    @cached_property
+    def key(self) -> str:
+        """Equal for jobs that give the same outputs; 16 hexadecimal digits."""
+        settings = JOB.dump_python(self.job, mode="json", exclude=set(NOT_IN_KEY))
+        whole = [self.source, self.identity, self.outputs, settings]
+        return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def lane(self) -> tuple[str, str | None]:
+        """What it reads."""
+        return self.job.source, self.job.revision
+
+    @property
+    def reports(self) -> tuple[str, ...]:
+        """Paths of its reports below the root."""
+        stem = f"reports/{PurePosixPath(self.outputs[0]).stem}-{self.key[:8]}"
+        return tuple(f"{stem}.{ending}" for ending in ("json", *self.report))
+
+
+def expand(manifest: Read, root: Path, upload: str | None = None) -> list[BatchJob]:
+    """All jobs of the manifest, with outputs below `root`.
+
+    upload: a template of repository names that takes the place of those in the manifest.
+
+    Raises:
+        ManifestError: with every problem of the manifest.
+    """
+    jobs: list[BatchJob] = []
+    places: list[str] = []
+    problems = list(manifest.problems)
+    for index, model in enumerate(manifest.models):
+        if model is None:
+            continue
+        where = f"models[{index}] {model.source!r}"
+        settings = model.over(manifest.defaults)
+        if upload is not None:
+            settings = settings.model_copy(update={"upload": upload})
+        recipes: list[str | None] = [*(settings.recipes or [None])]
+        for method, recipe in product(settings.methods or ["rtn"], recipes):
+            try:
+                jobs.append(_job(model, settings, method, recipe, manifest.folder, root))
+                places.append(where)
+            except QuantcliError as error:
+                problems.append(f"{where}: {as_keys(str(error))}")
+    problems += _clashes(jobs, places)
+    if problems:
+        raise ManifestError(manifest.name, list(dict.fromkeys(problems)))
+    return _distinct_names(jobs)
+
+
+def _job(
+    model: Model, settings: Settings, method: str, recipe: str | None, base: Path, root: Path
+) -> BatchJob:
+    source = _source(model.source, base)
+    local = Path(source).is_absolute()
+    if local and model.revision:
+        raise UsageError("revision is for hub models, but the source is a local folder")
+    gate = settings.gate.gate if settings.gate else Gate()
+    job = _conversion(source, model, settings, method, recipe, base)
+    labels = [_label(job.target)] if job.target else _types(job)
+    job = replace(job, types=job.types if job.target else tuple(labels))
+    words = {
+        "org": "" if local else source.rpartition("/")[0],
+        "model": model.name or PurePosixPath(source).name,
+        "revision": model.revision or "",
+        "method": method,
+        "recipe": Path(recipe).stem if recipe else "",
+    }
+    template = _filled(settings.output or OUTPUT, words, kept=TYPE)
+    outputs = tuple(_below_root(template.replace(TYPE, label)) for label in labels)
+    if len(set(outputs)) < len(labels):
+        raise UsageError(f"output {template!r} is one file for several types; add {TYPE}")
+    if job.target:
+        template = outputs[0]
+    files = [job.imatrix, job.calibrate, job.evaluate, *([source] if local else [])]
+    return BatchJob(
+        name=" ".join(filter(None, [_at(model), method, words["recipe"]])),
+        source=model.source,
+        recipe=recipe,
+        job=replace(job, output=root / template),
+        outputs=outputs,
+        identity="".join(_fingerprint(Path(file)) for file in files if file is not None),
+        gate=gate,
+        upload=_filled(settings.upload, words) if settings.upload else None,
+        report=tuple(settings.report or ()),
+    )
+
+
+def _conversion(
+    source: str, model: Model, settings: Settings, method: str, recipe: str | None, base: Path
+) -> Job:
+    """The job without its output, by the rules of `convert`'s flags."""
+    target = make_target(settings.target_size, settings.target_bpw, settings.fit_ram)
+    imatrix = Path(settings.imatrix) if settings.imatrix else None
+    if imatrix is not None and imatrix != AUTO:
+        imatrix = _file(settings.imatrix or "", base)
+    calibrates = imatrix == AUTO or method_info(method).calibrates or target is not None
+    return make_job(
+        source,
+        None if target or not settings.types else ",".join(settings.types),
+        _file(recipe, base) if recipe else None,
+        {"pure": False},
+        imatrix=imatrix,
+        calibration=_text(settings.calibration, base) if calibrates else None,
+        calibration_tokens=settings.calibration_tokens if calibrates else None,
+        threads=settings.threads or 1,
+        method=method,
+        target=target,
+        on_fallback=settings.on_fallback or "warn",
+        revision=model.revision,
+        override_kv=tuple(settings.override_kv or ()),
+        pre_tokenizer=settings.pre_tokenizer,
+        split_max_bytes=parse_size(settings.split_max_size, "split_max_size")
+        if settings.split_max_size
+        else None,
+        evaluate=_evaluation(settings, base),
+        force=True,  # the ledger knows whose an existing output is
+        resume=True,
+    )
+
+
+def _evaluation(settings: Settings, base: Path) -> str | None:
+    wanted = settings.evaluate
+    if wanted is None and settings.gate and settings.gate.gate.needs_quality:
+        return BUILTIN
+    if wanted is False and settings.gate and settings.gate.gate.needs_quality:
+        raise UsageError("gate needs the quality; leave `evaluate = false` out")
+    return BUILTIN if wanted is True else _text(wanted or None, base)
+
+
+def _types(job: Job) -> list[str]:
+    return list(dict.fromkeys(file_type(name).name for name in job.types))
+
+
+def _label(target: Target) -> str:
+    """What stands for the type in the name of an output for a target."""
+    option, _, value = target.option.partition(" ")
+    return {"--target-bpw": f"{value}bpw", "--fit-ram": f"ram{value}"}.get(option, value)
+
+
+def _at(model: Model) -> str:
+    return f"{model.source}@{model.revision}" if model.revision else model.source
+
+
+def _source(source: str, base: Path) -> str:
+    """An absolute path for a folder, a hub id as it is."""
+    path = Path(source).expanduser()
+    if source.startswith((".", "/", "~")) or (base / path).is_dir():
+        return str((base / path).resolve())
+    return source
+
+
+def _file(name: str, base: Path) -> Path:
+    path = (base / Path(name).expanduser()).resolve()
+    if not path.is_file():
+        raise UsageError(f"there is no file {name!r}")
+    return path
+
+
+def _text(name: str | None, base: Path) -> str | None:
+    if name is None or name == BUILTIN or name.startswith("hf://"):
+        return name
+    return str(_file(name, base))
+
+
+def _filled(template: str, words: dict[str, str], kept: str = "") -> str:
+    """The template with {words} filled in, made harmless for paths.
+
+    Raises:
+        UsageError: for a word that is not known or has no value here.
+    """
+
+    def fill(found: re.Match[str]) -> str:
+        word = found[1]
+        if found[0] == kept:
+            return kept
+        if not words.get(word):
+            known = ", ".join(f"{{{name}}}" for name, value in words.items() if value)
+            raise UsageError(f"{template!r}: {found[0]} has no value here (known: {known} {kept})")
+        return re.sub(r"[^\w.+-]+", "-", words[word])
+
+    return re.sub(r"\{([^{}]*)\}", fill, template)
+
+
+def _below_root(name: str) -> str:
+    """The path of an output.
+
+    Raises:
+        UsageError: when it leaves the root, or is no name of a GGUF file.
+    """
+    parts = name.split("/")
+    if any(part in ("", "..") or part.startswith(".") for part in parts) or "\\" in name:
+        raise UsageError(f"output {name!r} leaves the output folder or is hidden; use plain names")
+    if not name.endswith(".gguf") or not name.isprintable() or max(map(len, parts)) > 200:
+        raise UsageError(f"output {name!r} is no name for a file ending in .gguf")
+    return name
+
+
+def _fingerprint(path: Path) -> str:
+    """Contents of a small file; names, sizes and times of a folder's files."""
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.is_file())
+        return "".join(f"{f.name} {(s := f.stat()).st_size} {s.st_mtime_ns};" for f in files)
+    return _digest(path) if path.is_file() else ""
+
+
+@lru_cache
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _clashes(jobs: list[BatchJob], places: list[str]) -> Iterator[str]:
+    """Outputs that two jobs would write; by file systems that ignore case, too."""
+    writers: dict[str, list[int]] = defaultdict(list)
+    for index, job in enumerate(jobs):
+        for output in job.outputs:
+            writers[output.casefold()].append(index)
+    for found in writers.values():
+        if len(found) > 1:
+            first, second, *_ = found
+            output = next(o for o in jobs[second].outputs if found == writers[o.casefold()])
+            yield (
+                f"{places[second]}: output {output!r} is also written by {places[first]}; put "
+                "{method}, {recipe}, {revision} or {org} into `output`, or give a `name`"
+            )
+
+
+def _distinct_names(jobs: list[BatchJob]) -> list[BatchJob]:
+    count: dict[str, int] = defaultdict(int)
+    for job in jobs:
+        count[job.name] += 1
+    return [
+        replace(job, name=f"{job.name} {','.join(_shown(job))}") if count[job.name] > 1 else job
+        for job in jobs
+    ]
+
+
+def _shown(job: BatchJob) -> tuple[Any, ...]:
+    return (_label(job.job.target),) if job.job.target else job.job.types

@@ -1,0 +1,148 @@
+"""A batch from its manifest to its shelf: read `run` top to bottom.
+
+manifest -> jobs -> leave out what is finished -> plan the rest -> check the disk -> run, lane by
+lane -> summary, index.
+"""
+
+import fnmatch
+import json
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from quantcli.batch.board import Board
+from quantcli.batch.driver import Driver
+from quantcli.batch.executor import Executor
+from quantcli.batch.expand import BatchJob, expand
+from quantcli.batch.ledger import FAILED, Ledger
+from quantcli.batch.manifest import read_manifest
+from quantcli.batch.preflight import Needs, Planned, check_disk, needs, plan_all, with_threads
+from quantcli.batch.retries import PERMANENT
+from quantcli.batch.summary import summary_document
+from quantcli.batch.task import Conversion, Task
+from quantcli.errors import UsageError
+from quantcli.gguf_file import write_file
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a user asks for.
+
+    shard: (i, n), the i-th of n parts, from 1; only: a pattern of job names as in a shell;
+    cores, memory (bytes): of all jobs together; environment: of the child processes, beside ours.
+    """
+
+    manifest: Path
+    root: Path
+    executor: Callable[[], Executor]
+    cores: int
+    memory: int
+    environment: dict[str, str]
+    shard: tuple[int, int] | None = None
+    only: str | None = None
+    upload: str | None = None
+    retry_failed: bool = False
+    fail_fast: bool = False
+    force: bool = False
+    delete_source: bool = False
+
+    @property
+    def shard_name(self) -> str | None:
+        """ "2/4"."""
+        return "{}/{}".format(*self.shard) if self.shard else None
+
+
+def run(batch: Batch, board: Board) -> dict[str, Any]:
+    """Run a batch; returns its summary, which summary.json and index.html under the root show.
+
+    Raises:
+        ManifestError: before anything starts.
+        ResourceError: too little disk, before anything starts; no ledger can be written.
+        OutputExistsError: another process runs this batch.
+    """
+    began = time.monotonic()
+    jobs = chosen_jobs(batch)
+    batch.root.mkdir(parents=True, exist_ok=True)
+    with Ledger(batch.root, batch.shard_name) as ledger:
+        ended = _ended(batch, jobs, ledger)
+        planned, needed = plan(batch, [job for job in jobs if job.key not in ended], board)
+        check_disk(needed, batch.root)
+        tasks = [_task(batch, each, ledger) for each in planned]
+        board.begin(len(jobs), len(ended), sum(each.seconds for each in planned))
+        try:
+            with batch.executor() as executor:
+                Driver(executor, ledger, board, fail_fast=batch.fail_fast).run(_lanes(tasks))
+        finally:
+            board.finish()
+        ended |= {task.key for task in tasks if ledger.last(task.key)}
+        seconds = time.monotonic() - began
+        name, shard = batch.manifest.name, batch.shard_name
+        summary = summary_document(name, shard, jobs, ledger, ended, seconds)
+    _write(summary, batch)
+    return summary
+
+
+def chosen_jobs(batch: Batch) -> list[BatchJob]:
+    """The jobs of this shard that the pattern names.
+
+    Raises:
+        ManifestError, UsageError: nothing matches the pattern.
+    """
+    jobs = expand(read_manifest(batch.manifest), batch.root.absolute(), batch.upload)
+    if batch.only is not None:
+        jobs = [job for job in jobs if fnmatch.fnmatchcase(job.name, batch.only)]
+        if not jobs:
+            raise UsageError(f"--only {batch.only!r} names no job of {batch.manifest.name}")
+    if batch.shard is None:
+        return jobs
+    index, count = batch.shard
+    lanes = list(dict.fromkeys(job.lane for job in jobs))
+    mine = set(lanes[index - 1 :: count])
+    return [job for job in jobs if job.lane in mine]
+
+
+def plan(batch: Batch, jobs: Sequence[BatchJob], board: Board) -> tuple[list[Planned], Needs]:
+    """Plan the jobs, and add up what they need."""
+    board.planning(len(jobs))
+    planned = plan_all(
+        jobs, cores=batch.cores, environment=batch.environment, planned=board.planned
+    )
+    planned = with_threads(planned, batch.cores, batch.memory)
+    return planned, needs(planned, batch.cores, batch.delete_source)
+
+
+def _ended(batch: Batch, jobs: Sequence[BatchJob], ledger: Ledger) -> set[str]:
+    """Keys of jobs that are not to be run: finished, or failed for good in an earlier run."""
+    if batch.force:
+        return set()
+    ended = ledger.intact(job.key for job in jobs)
+    if not batch.retry_failed:
+        for job in jobs:
+            record = ledger.last(job.key)
+            if record.get("event") == FAILED and record["exit_code"] in PERMANENT:
+                ended.add(job.key)
+    return ended
+
+
+def _task(batch: Batch, planned: Planned, ledger: Ledger) -> Conversion:
+    options = {"delete_source": True} if batch.delete_source else {}
+    return Conversion(planned, batch.root.absolute(), ledger, options, force=batch.force)
+
+
+def _lanes(tasks: Sequence[Conversion]) -> list[list[Task]]:
+    """Tasks by source, the longest lane first: it would be the last to end."""
+    lanes: dict[object, list[Task]] = defaultdict(list)
+    seconds: dict[object, float] = defaultdict(float)
+    for task in tasks:
+        lanes[task.planned.job.lane].append(task)
+        seconds[task.planned.job.lane] += task.planned.seconds
+    return [lanes[lane] for lane in sorted(lanes, key=lambda lane: -seconds[lane])]
+
+
+def _write(summary: dict[str, Any], batch: Batch) -> None:
+    suffix = f"-{batch.shard_name.replace('/', '-of-')}" if batch.shard_name else ""
+    text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
+    write_file(batch.root / f"summary{suffix}.json", text.encode(), force=True)

@@ -1,0 +1,142 @@
+"""What the driver runs: conversions, and the upload of what they made."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from glob import escape
+from pathlib import Path
+from typing import Any, Protocol
+
+from quantcli.batch.children import Outcome
+from quantcli.batch.ledger import Ledger
+from quantcli.batch.orders import Order, to_line
+from quantcli.batch.preflight import Planned
+from quantcli.batch.retries import PERMANENT
+from quantcli.evaluation.gate import Gate
+from quantcli.evaluation.quality import Quality
+
+
+class Task(Protocol):
+    """`key` tells it apart in the ledger; attempts and the share of memory are the driver's."""
+
+    name: str
+    outputs: tuple[str, ...]
+    cores: int
+    attempt: int
+    memory_factor: int
+
+    @property
+    def key(self) -> str: ...
+
+    def wanted(self) -> bool:
+        """Whether there is anything to do, now that it is its turn."""
+
+    def refusal(self) -> Outcome | None:
+        """Why it must not be begun."""
+
+    def line(self) -> str:
+        """The order for a child process."""
+
+    def memory(self, limit: int) -> int:
+        """Bytes that it needs, of at most `limit`."""
+
+    def facts(self, outcome: Outcome) -> dict[str, Any]:
+        """What the ledger keeps of a success."""
+
+    def misses(self) -> list[str]:
+        """Limits of the gate that its outputs do not keep to."""
+
+
+@dataclass
+class Conversion:
+    """A planned job."""
+
+    planned: Planned
+    root: Path
+    ledger: Ledger
+    options: dict[str, Any]  # fields of the job that this run decides
+    force: bool = False
+    attempt: int = 0
+    memory_factor: int = 1
+    name: str = field(init=False)
+    outputs: tuple[str, ...] = field(init=False)
+    cores: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        job = self.planned.job
+        self.name, self.outputs, self.cores = job.name, job.outputs, self.planned.threads
+
+    @property
+    def key(self) -> str:
+        return self.planned.job.key
+
+    def wanted(self) -> bool:
+        return True
+
+    def refusal(self) -> Outcome | None:
+        """A plan that failed for good, or an output that was there before this batch."""
+        failure = self.planned.failure
+        if failure is not None and failure.exit_code in PERMANENT:
+            return failure
+        for output in self.outputs:
+            if not self.force and not self.ledger.knows(output):
+                found = next(_present(self.root / output), None)
+                if found is not None:
+                    return Outcome(
+                        9,
+                        f"{found}: the output exists, and no run of this batch made it; move it "
+                        "away or use --force",
+                    )
+        return None
+
+    def line(self) -> str:
+        job = self.planned.job
+        reports = tuple(self.root / name for name in job.reports)
+        run = replace(job.job, threads=self.cores, **self.options)
+        return to_line(Order("convert", run, reports=reports))
+
+    def memory(self, limit: int) -> int:
+        return min(limit, self.memory_factor * (self.planned.memory_bytes or limit))
+
+    def facts(self, outcome: Outcome) -> dict[str, Any]:
+        """The report without tensors, paths below the root; the files with their sha256."""
+        report = outcome.result
+        outputs, files = [], []
+        for output in report["outputs"]:
+            shards = output.pop("shards", None) or [
+                {"path": output["path"], "sha256": output["sha256"]}
+            ]
+            for shard in shards:
+                size = Path(shard["path"]).stat().st_size
+                path = Path(shard["path"]).relative_to(self.root).as_posix()
+                files.append({"path": path, "size_bytes": size, "sha256": shard["sha256"]})
+            path = Path(output["path"]).relative_to(self.root).as_posix()
+            outputs.append(output | {"path": path})
+        return {
+            **{key: report[key] for key in ("source", "seconds", "peak_memory_bytes", "warnings")},
+            "outputs": outputs,
+            "files": files,
+            "reports": list(self.planned.job.reports),
+        }
+
+    def misses(self) -> list[str]:
+        return misses(self.planned.job.gate, self.ledger.last(self.key))
+
+
+def misses(gate: Gate, record: dict[str, Any]) -> list[str]:
+    """Limits that the outputs of a finished job's record do not keep to."""
+    return [
+        line
+        for output in record.get("outputs", ())
+        for line in gate.misses(
+            output["path"],
+            output["size_bytes"],
+            Quality(**output["quality"]) if output["quality"] else None,
+        )
+    ]
+
+
+def _present(path: Path) -> Iterator[Path]:
+    """The output itself, or shards of it."""
+    if path.exists() or path.is_symlink():
+        yield path
+    yield from path.parent.glob(f"{escape(path.stem)}-*-of-*.gguf")
