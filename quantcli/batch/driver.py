@@ -9,7 +9,7 @@ from itertools import count
 
 from quantcli.batch.board import Board
 from quantcli.batch.children import Outcome
-from quantcli.batch.executor import Executor
+from quantcli.batch.executor import Executor, ExecutorLostError
 from quantcli.batch.ledger import FAILED, FINISHED, STARTED, Ledger
 from quantcli.batch.retries import retry
 from quantcli.batch.task import Task
@@ -110,8 +110,14 @@ class Driver:
 
 
 def _outcome(future: Future[Outcome]) -> Outcome:
-    """What a future holds; an executor that fails is a failure of the job."""
+    """What a future holds; an executor that fails is a failure of the job.
+
+    Raises:
+        ExecutorLostError: when there is no executor any more.
+    """
     error = future.exception()
+    if isinstance(error, ExecutorLostError):
+        raise error
     if error is None:
         return future.result()
     code, message = explain(error)

@@ -6,6 +6,11 @@ from types import TracebackType
 from typing import Self
 
 from quantcli.batch.children import Hear, Outcome
+from quantcli.errors import NetworkError
+
+
+class ExecutorLostError(NetworkError):
+    """Nothing more can be run; what was running may have ended or not."""
 
 
 class Executor(ABC):

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import product
@@ -87,7 +87,7 @@ def expand(manifest: Read, root: Path, upload: str | None = None) -> list[BatchJ
         settings = model.over(manifest.defaults)
         if upload is not None:
             settings = settings.model_copy(update={"upload": upload})
-        recipes: list[str | None] = [*(settings.recipes or [None])]
+        recipes: Sequence[str | None] = settings.recipes or [None]
         for method, recipe in product(settings.methods or ["rtn"], recipes):
             try:
                 jobs.append(_job(model, settings, method, recipe, manifest.folder, root))

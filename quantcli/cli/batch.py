@@ -2,6 +2,8 @@
 
 import re
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,6 +12,7 @@ import typer
 from quantcli.cli import options
 
 if TYPE_CHECKING:
+    from quantcli.batch.executor import Executor
     from quantcli.batch.run import Batch
 
 WHICH = "Which jobs"
@@ -85,6 +88,24 @@ def batch(
         bool,
         typer.Option("--fail-fast", help="Stop at the first failure.", rich_help_panel=options.RUN),
     ] = False,
+    executor: Annotated[
+        str,
+        typer.Option(
+            "--executor",
+            metavar="NAME",
+            help="local, or dask (quantcli[dask]).",
+            rich_help_panel=options.RUN,
+        ),
+    ] = "local",
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            "--scheduler",
+            metavar="ADDRESS",
+            help="Of a Dask cluster, e.g. tls://host:8786; without it one on this machine.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
     threads: options.Threads = None,
     max_memory: Annotated[
         str | None,
@@ -113,7 +134,7 @@ def batch(
 
     Example: quantcli batch zoo.toml -o shelf/
     """
-    from quantcli.batch.local import Local, memory_limit
+    from quantcli.batch.local import memory_limit
     from quantcli.batch.manifest import ManifestError
     from quantcli.batch.run import Batch
     from quantcli.planning import default_threads
@@ -125,7 +146,7 @@ def batch(
     asked = Batch(
         manifest=manifest,
         root=output or Path(manifest.stem),
-        executor=lambda: Local(cores, memory, environment),
+        executor=_executor(executor, scheduler, cores, memory, environment),
         cores=cores,
         memory=memory,
         environment=environment,
@@ -143,6 +164,30 @@ def batch(
         for problem in error.problems:
             print(f"error: {problem}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from None
+
+
+def _executor(
+    name: str, scheduler: str | None, cores: int, memory: int, environment: dict[str, str]
+) -> "Callable[[], Executor]":
+    """What makes the executor, once there is something to run."""
+    from quantcli.batch.local import Local
+    from quantcli.errors import UsageError
+
+    if name == "local":
+        if scheduler is not None:
+            raise UsageError("--scheduler is for --executor dask")
+        return lambda: Local(cores, memory, environment)
+    if name != "dask":
+        raise UsageError(f"--executor {name!r}: there are local and dask")
+    if find_spec("distributed") is None:
+        raise UsageError("--executor dask needs distributed; pip install 'quantcli[dask]'")
+
+    def make() -> "Executor":
+        from quantcli.batch.dask_executor import Dask
+
+        return Dask(scheduler, cores, memory, environment)
+
+    return make
 
 
 def _run(asked: "Batch", dry_run: bool, quiet: bool, as_json: bool) -> None:
