@@ -10,7 +10,7 @@ from itertools import count
 from quantcli.batch.board import Board
 from quantcli.batch.children import Outcome
 from quantcli.batch.executor import Executor, ExecutorLostError
-from quantcli.batch.ledger import FAILED, FINISHED, STARTED, Ledger
+from quantcli.batch.ledger import FAILED, FINISHED, RETRYING, STARTED, Ledger
 from quantcli.batch.retries import retry
 from quantcli.batch.task import Task
 from quantcli.errors import explain
@@ -51,7 +51,7 @@ class Driver:
         if not task.wanted():
             self._go_on(lane)
             return
-        refused = task.refusal()
+        refused = task.refusal(self._executor.memory)
         if refused is not None:
             self._end(task, refused, lane)
             return
@@ -69,8 +69,7 @@ class Driver:
         if not self._running:
             time.sleep(pause or 0.0)
             return
-        room = self._lanes and len(self._running) < self._executor.slots
-        done, _ = wait(self._running, 0 if room else pause, FIRST_COMPLETED)
+        done, _ = wait(self._running, pause, FIRST_COMPLETED)
         for future in done:
             task, lane = self._running.pop(future)
             outcome = _outcome(future)
@@ -78,6 +77,8 @@ class Driver:
             if again is None or self._stopped:
                 self._end(task, outcome, lane)
                 continue
+            facts = {"exit_code": outcome.exit_code, "error": outcome.error}
+            self._ledger.add(RETRYING, task.key, name=task.name, attempt=task.attempt, **facts)
             task.memory_factor = again.memory
             self._board.again(task.name, outcome, again.delay)
             due = time.monotonic() + again.delay

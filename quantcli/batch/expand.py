@@ -63,6 +63,11 @@ class BatchJob:
         return self.job.source, self.job.revision
 
     @property
+    def on_hub(self) -> bool:
+        """Whether the source has to be downloaded."""
+        return not Path(self.job.source).is_absolute()
+
+    @property
     def reports(self) -> tuple[str, ...]:
         """Paths of its reports below the root."""
         stem = f"reports/{PurePosixPath(self.outputs[0]).stem}-{self.key[:8]}"

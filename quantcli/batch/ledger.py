@@ -21,7 +21,7 @@ from quantcli.errors import OutputExistsError
 from quantcli.gguf_file.part_file import one_line
 
 SCHEMA_VERSION = 1
-STARTED, FINISHED, FAILED = "started", "finished", "failed"
+STARTED, RETRYING, FINISHED, FAILED = "started", "retrying", "finished", "failed"
 
 
 class Ledger:
@@ -102,7 +102,7 @@ class Ledger:
     def _take(self, record: dict[str, Any]) -> None:
         if record["event"] == STARTED:
             self._begun.update(record["outputs"])
-        else:
+        elif record["event"] in (FINISHED, FAILED):
             self._last[record["key"]] = record
 
 

@@ -17,6 +17,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from quantcli.errors import UsageError, explain
+from quantcli.gguf_file.part_file import one_line
 from quantcli.planning import Job, make_plan
 from quantcli.report import Report
 
@@ -107,7 +108,8 @@ def _convert(order: Order) -> dict[str, Any]:
     from quantcli.report.files import write_report
 
     for path in (order.job.output, *order.reports):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with one_line(path, "create its folder"):
+            path.parent.mkdir(parents=True, exist_ok=True)
     report = convert(order.job, Spoken())
     for path in order.reports:
         write_report(report, path)

@@ -22,7 +22,7 @@ from quantcli.batch.manifest import read_manifest
 from quantcli.batch.preflight import Needs, Planned, check_disk, needs, plan_all, with_threads
 from quantcli.batch.retries import PERMANENT
 from quantcli.batch.summary import summary_document
-from quantcli.batch.task import Conversion, Task
+from quantcli.batch.task import Conversion
 from quantcli.errors import UsageError
 from quantcli.gguf_file import write_file
 
@@ -70,11 +70,13 @@ def run(batch: Batch, board: Board) -> dict[str, Any]:
         ended = _ended(batch, jobs, ledger)
         planned, needed = plan(batch, [job for job in jobs if job.key not in ended], board)
         check_disk(needed, batch.root)
-        tasks = [_task(batch, each, ledger) for each in planned]
+        root = batch.root.absolute()
+        tasks = [Conversion(each, root, ledger, force=batch.force) for each in planned]
+        lanes = _lanes(tasks, batch.delete_source)
         board.begin(len(jobs), len(ended), sum(each.seconds for each in planned))
         try:
             with batch.executor() as executor:
-                Driver(executor, ledger, board, fail_fast=batch.fail_fast).run(_lanes(tasks))
+                Driver(executor, ledger, board, fail_fast=batch.fail_fast).run(lanes)
         finally:
             board.finish()
         ended |= {task.key for task in tasks if ledger.last(task.key)}
@@ -127,19 +129,17 @@ def _ended(batch: Batch, jobs: Sequence[BatchJob], ledger: Ledger) -> set[str]:
     return ended
 
 
-def _task(batch: Batch, planned: Planned, ledger: Ledger) -> Conversion:
-    options = {"delete_source": True} if batch.delete_source else {}
-    return Conversion(planned, batch.root.absolute(), ledger, options, force=batch.force)
+def _lanes(tasks: Sequence[Conversion], delete_source: bool) -> list[list[Conversion]]:
+    """Tasks by source, the longest lane first: it would be the last to end.
 
-
-def _lanes(tasks: Sequence[Conversion]) -> list[list[Task]]:
-    """Tasks by source, the longest lane first: it would be the last to end."""
-    lanes: dict[object, list[Task]] = defaultdict(list)
-    seconds: dict[object, float] = defaultdict(float)
+    delete_source: whether the last of a lane removes what was downloaded for it.
+    """
+    lanes: dict[object, list[Conversion]] = defaultdict(list)
     for task in tasks:
         lanes[task.planned.job.lane].append(task)
-        seconds[task.planned.job.lane] += task.planned.seconds
-    return [lanes[lane] for lane in sorted(lanes, key=lambda lane: -seconds[lane])]
+    for lane in lanes.values():
+        lane[-1].delete_source = delete_source and lane[-1].planned.job.on_hub
+    return sorted(lanes.values(), key=lambda lane: -sum(task.planned.seconds for task in lane))
 
 
 def _write(summary: dict[str, Any], batch: Batch) -> None:

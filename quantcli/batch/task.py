@@ -11,6 +11,7 @@ from quantcli.batch.ledger import Ledger
 from quantcli.batch.orders import Order, to_line
 from quantcli.batch.preflight import Planned
 from quantcli.batch.retries import PERMANENT
+from quantcli.errors import OutputExistsError, ResourceError
 from quantcli.evaluation.gate import Gate
 from quantcli.evaluation.quality import Quality
 
@@ -30,8 +31,8 @@ class Task(Protocol):
     def wanted(self) -> bool:
         """Whether there is anything to do, now that it is its turn."""
 
-    def refusal(self) -> Outcome | None:
-        """Why it must not be begun."""
+    def refusal(self, memory: int) -> Outcome | None:
+        """Why it must not be begun; memory: bytes that it can have at most."""
 
     def line(self) -> str:
         """The order for a child process."""
@@ -53,8 +54,8 @@ class Conversion:
     planned: Planned
     root: Path
     ledger: Ledger
-    options: dict[str, Any]  # fields of the job that this run decides
     force: bool = False
+    delete_source: bool = False
     attempt: int = 0
     memory_factor: int = 1
     name: str = field(init=False)
@@ -72,17 +73,23 @@ class Conversion:
     def wanted(self) -> bool:
         return True
 
-    def refusal(self) -> Outcome | None:
-        """A plan that failed for good, or an output that was there before this batch."""
-        failure = self.planned.failure
+    def refusal(self, memory: int) -> Outcome | None:
+        """A plan that failed for good or needs too much, an output that was there before."""
+        failure, needed = self.planned.failure, self.planned.memory_bytes
         if failure is not None and failure.exit_code in PERMANENT:
             return failure
+        if needed is not None and needed > memory:
+            return Outcome(
+                ResourceError.exit_code,
+                f"may need {needed} bytes of memory, but a job can have {memory}; give --max-memory"
+                " or fewer `threads`, or take another machine",
+            )
         for output in self.outputs:
             if not self.force and not self.ledger.knows(output):
                 found = next(_present(self.root / output), None)
                 if found is not None:
                     return Outcome(
-                        9,
+                        OutputExistsError.exit_code,
                         f"{found}: the output exists, and no run of this batch made it; move it "
                         "away or use --force",
                     )
@@ -91,7 +98,7 @@ class Conversion:
     def line(self) -> str:
         job = self.planned.job
         reports = tuple(self.root / name for name in job.reports)
-        run = replace(job.job, threads=self.cores, **self.options)
+        run = replace(job.job, threads=self.cores, delete_source=self.delete_source)
         return to_line(Order("convert", run, reports=reports))
 
     def memory(self, limit: int) -> int:
