@@ -4,6 +4,7 @@ Pieces are cut the same way whatever the number of processes, so that outputs ar
 memory is bounded by one piece per process.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -38,6 +39,7 @@ def quantize(
     progress.start("Quantizing", sum(4 * t.weights for t in plan.files[0].tensors))
     processes = plan.job.threads if plan.weights >= WORTH_PROCESSES else 1
     threads = 1
+    read = _Read(plan)
     with ExitStack() as stack:
         encode: Callable[[Sequence[Piece]], list[list[Done]]] = _job(plan, writers)
         pids: Callable[[], Iterable[int]] = tuple
@@ -52,10 +54,35 @@ def quantize(
                 for writer, cost, (run, part) in zip(writers, costs, done, strict=True):
                     writer.add(piece.name, run)
                     cost[piece.index] += part
+                read.add(piece)
                 progress.advance(4 * part.weights)
             memory.sample(pids)
     progress.finish()
     return costs
+
+
+class _Read:
+    """Frees each weight file of the hub's cache after its last tensor, if the job wants that."""
+
+    def __init__(self, plan: Plan) -> None:
+        checkpoint = plan.checkpoint
+        # Evaluation reads all of them once more.
+        wanted = plan.job.delete_source and plan.job.evaluate is None
+        self._cached = checkpoint.cached if wanted else None
+        self._origins = plan.origins
+        self._homes = checkpoint.weights.homes if checkpoint.weights else {}
+        self._left = Counter(self._homes[o.source] for o in self._origins if o.source is not None)
+
+    def add(self, piece: Piece) -> None:
+        """A piece that is done: they come in order, so after a tensor's last one it is read."""
+        origin = self._origins[piece.index]
+        last = piece.rows.stop == matrix_shape(origin.shape)[0]
+        if self._cached is None or origin.source is None or not last:
+            return
+        home = self._homes[origin.source]
+        self._left[home] -= 1
+        if not self._left[home]:
+            self._cached.free(home)
 
 
 def _job(plan: Plan, writers: list[Writer]) -> RoundPieces:

@@ -60,6 +60,7 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
         write_recipe(recipe_of(plan.files[0]), job.save_recipe, force=job.force)
     qualities = _evaluate(plan, written, text, progress)
     memory.sample()
+    kept = _delete_source(plan)
     facts = zip(plan.files, written, costs, qualities, strict=True)
     return Report(
         source_id=plan.checkpoint.id,
@@ -69,7 +70,7 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
         outputs=[_output(plan, *each) for each in facts],
         seconds=time.monotonic() - began,
         peak_memory_bytes=memory.peak,
-        warnings=plan.all_warnings + _flushed_warnings(plan, costs) + _flattered(plan, text),
+        warnings=plan.all_warnings + _flushed_warnings(plan, costs) + _flattered(plan, text) + kept,
     )
 
 
@@ -180,6 +181,12 @@ def _evaluate(
         return [None] * len(written)
     files = [str(parts[0].path) for parts in written]
     return evaluate(files, _source(plan), text, threads=plan.job.threads, progress=progress)
+
+
+def _delete_source(plan: Plan) -> list[str]:
+    """Remove what is left of the source in the hub's cache, if so wished; warnings."""
+    cached = plan.checkpoint.cached
+    return cached.free(*cached.names) if plan.job.delete_source and cached else []
 
 
 def _output(

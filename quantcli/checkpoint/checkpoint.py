@@ -2,12 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from quantcli.checkpoint.files import JSON_LIMIT, SIDE_FILE_LIMIT, Folder, show
 from quantcli.errors import BadInputError, UnsupportedError
+
+if TYPE_CHECKING:
+    from quantcli.checkpoint.cached_weights import CachedWeights
 
 WEIGHT_DTYPES = ("F32", "F16", "BF16")
 
@@ -23,7 +26,13 @@ class SourceTensor:
 
 
 class Weights(Protocol):
-    """Where the values come from; each kind of source file brings its own."""
+    """Where the values come from; each kind of source file brings its own.
+
+    `homes`: the file of each tensor.
+    """
+
+    @property
+    def homes(self) -> Mapping[str, str]: ...
 
     def raw(self, name: str) -> np.ndarray:
         """Return a read-only view of a tensor as stored."""
@@ -38,6 +47,9 @@ class Checkpoint:
 
     `id` is a name without path (a hub id or the name of the folder), `revision` the commit on the
     hub or None, `config` the content of config.json, `weights` None if only headers were fetched.
+    `source_bytes` is the size of all weight files, `missing_bytes` of those still to be downloaded
+    when it was opened. `cached` are the files if they are in the hub's cache, in which it keeps
+    other runs from removing them.
     """
 
     id: str
@@ -46,6 +58,9 @@ class Checkpoint:
     tensors: Mapping[str, SourceTensor]
     side_files: Folder
     weights: Weights | None
+    source_bytes: int
+    missing_bytes: int = 0
+    cached: "CachedWeights | None" = None
 
     @property
     def has_weights(self) -> bool:

@@ -1,7 +1,7 @@
 """A local folder as a source: config.json, safetensors weights, side files."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,11 +11,18 @@ from quantcli.checkpoint.layout import INDEX, Layout, all_tensors, find_layout, 
 from quantcli.checkpoint.safetensors import SafetensorsFile, to_float32
 from quantcli.errors import BadInputError, UnsupportedError
 
+if TYPE_CHECKING:
+    from quantcli.checkpoint.cached_weights import CachedWeights
+
 CONFIG_LIMIT = 4 << 20
 
 
-def open_folder(root: Path, id: str, revision: str | None = None) -> Checkpoint:
+def open_folder(
+    root: Path, id: str, revision: str | None = None, cached: "CachedWeights | None" = None
+) -> Checkpoint:
     """Open and validate the checkpoint in the resolved folder `root`; reads headers only.
+
+    `revision` and `cached` are those of a hub model.
 
     Raises: BadInputError, UnsupportedError, AccessError.
     """
@@ -23,7 +30,8 @@ def open_folder(root: Path, id: str, revision: str | None = None) -> Checkpoint:
     layout = find_layout(side_files.names, side_files.json(INDEX))
     config = read_config(side_files)
     weights = SafetensorsWeights(root, layout)
-    return Checkpoint(id, revision, config, weights.tensors, side_files, weights)
+    tensors, nbytes = weights.tensors, weights.nbytes
+    return Checkpoint(id, revision, config, tensors, side_files, weights, nbytes, cached=cached)
 
 
 def read_config(side_files: Folder) -> dict[str, Any]:
@@ -59,12 +67,13 @@ class SafetensorsWeights:
     def __init__(self, root: Path, layout: Layout) -> None:
         self._files = {name: SafetensorsFile(root, name) for name in layout.files}
         headers = {name: file.header for name, file in self._files.items()}
-        self._homes = join_headers(headers, layout)
+        self.homes = join_headers(headers, layout)
         self.tensors = all_tensors(headers)
+        self.nbytes = sum(file.size for file in self._files.values())
 
     def raw(self, name: str) -> np.ndarray:
         """Return a read-only view as stored; BF16 comes as uint16."""
-        return self._files[self._homes[name]].raw(name)
+        return self._files[self.homes[name]].raw(name)
 
     def float32(self, name: str, rows: slice | np.ndarray | None) -> np.ndarray:
         """Return a float32 copy of the given rows only."""

@@ -13,6 +13,7 @@ from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 from huggingface_hub.utils import logging as hub_logging
 
+from quantcli.checkpoint.cached_weights import CachedWeights
 from quantcli.checkpoint.checkpoint import Checkpoint
 from quantcli.checkpoint.files import SIDE_FILE_LIMIT, TEMPLATE_FOLDER, Folder, is_plain, show
 from quantcli.checkpoint.folder import open_folder, read_config
@@ -64,10 +65,20 @@ def open_hub(
     if not weights:
         headers = {shard.name: _fetch_header(repo_id, commit, shard) for shard in shards}
         join_headers(headers, layout)
-        return Checkpoint(repo_id, commit, config, all_tensors(headers), side_files, None)
+        return Checkpoint(
+            repo_id,
+            commit,
+            config,
+            all_tensors(headers),
+            side_files,
+            weights=None,
+            source_bytes=sum(shard.size for shard in shards),
+            missing_bytes=sum(shard.size for shard in repo.missing(shards)),
+        )
+    cached = CachedWeights(root, layout.files)
     repo.download(shards, progress or Silent())
     repo.remember(revision)
-    return open_folder(root, repo_id, commit)
+    return open_folder(root, repo_id, commit, cached)
 
 
 def _is_side_file(file: RemoteFile) -> bool:

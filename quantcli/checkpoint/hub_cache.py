@@ -15,6 +15,7 @@ from typing import Any
 from huggingface_hub import constants, hf_hub_download, snapshot_download, try_to_load_from_cache
 from huggingface_hub.utils import tqdm
 
+from quantcli.checkpoint.cached_weights import CachedWeights
 from quantcli.checkpoint.checkpoint import Checkpoint
 from quantcli.checkpoint.files import SIDE_FILE_LIMIT, Folder, open_regular, show
 from quantcli.checkpoint.folder import open_folder
@@ -54,8 +55,7 @@ class CachedRepo:
 
         Raises: AccessError, NetworkError, IntegrityError, ResourceError (too little disk).
         """
-        missing = [file for file in files if self._cached(file.name) is None]
-        if missing:
+        if missing := self.missing(files):
             self._fetch_all(missing, progress)
         config = self._cached("config.json")
         if config is None:
@@ -63,6 +63,10 @@ class CachedRepo:
         root = config.parent.resolve()
         verify(root, files, progress)
         return root
+
+    def missing(self, files: Sequence[RemoteFile]) -> list[RemoteFile]:
+        """Those of `files` that are not in the cache."""
+        return [file for file in files if self._cached(file.name) is None]
 
     def _cached(self, name: str, revision: str | None = None) -> Path | None:
         path = try_to_load_from_cache(self.repo_id, name, revision=revision or self.commit)
@@ -142,10 +146,11 @@ def open_cached(repo_id: str, revision: str, progress: Progress) -> Checkpoint:
         raise AccessError(
             f"{show(repo_id)} is not completely in the cache: unset HF_HUB_OFFLINE to download it"
         )
+    cached = CachedWeights(root, sorted(needed - {"config.json"}))
     files = [_cached_file(root, name) for name in sorted(present)]
     used = [file for file in files if file.name in needed or file.size <= SIDE_FILE_LIMIT]
     verify(root, used, progress)
-    return open_folder(root, repo_id, root.name)
+    return open_folder(root, repo_id, root.name, cached)
 
 
 def _cached_file(root: Path, name: str) -> RemoteFile:

@@ -6,18 +6,19 @@ https://huggingface.co/docs/safetensors#format
 """
 
 import json
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from quantcli.checkpoint.checkpoint import SourceTensor
 from quantcli.checkpoint.files import open_regular, show
-from quantcli.errors import BadInputError
+from quantcli.errors import BadInputError, IntegrityError
 
 HEADER_LIMIT = 32 << 20
 TENSOR_LIMIT = 200_000
@@ -231,31 +232,44 @@ def _check_spans(spans: dict[str, tuple[int, int]], size: int, label: str) -> No
 
 
 class SafetensorsFile:
-    """One validated file, mapped into memory: nothing is read until a tensor is asked for.
+    """One validated file, of which each tensor is mapped anew when it is asked for.
 
-    Pickled, it is opened anew. Raises: BadInputError, AccessError when opening.
+    In between nothing is open or mapped, in no process: a removed file frees its disk.
+    Raises: BadInputError, AccessError when opening.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._place = folder, name
+        self._folder, self._name = folder, name
         label = show(name)
         with open_regular(folder, name) as file:
-            file_size = file.seek(0, 2)
+            self._identity = _identity(file)
+            self.size = file.seek(0, 2)
             file.seek(0)
             start = file.read(64)
-            length = header_length(start, file_size, label)
+            length = header_length(start, self.size, label)
             file.seek(8)
-            self.header = parse_header(file.read(length), file_size, label)
-            self._bytes = np.memmap(file, dtype=np.uint8, mode="r")
-
-    def __reduce__(self) -> tuple[type["SafetensorsFile"], tuple[Path, str]]:
-        return SafetensorsFile, self._place
+            self.header = parse_header(file.read(length), self.size, label)
 
     def raw(self, name: str) -> np.ndarray:
-        """Return a read-only view of a float tensor as stored; BF16 comes as uint16."""
+        """Return a read-only view of a float tensor as stored; BF16 comes as uint16.
+
+        Raises: BadInputError (the file is gone), IntegrityError (it is another one by now).
+        """
         tensor, begin = self.header.tensors[name], self.header.begins[name]
-        data = self._bytes[begin : begin + tensor.nbytes]
-        return data.view(_NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)
+        dtype = _NUMPY_DTYPES[tensor.dtype]
+        with open_regular(self._folder, self._name) as file:
+            if _identity(file) != self._identity:
+                raise IntegrityError(
+                    f"{show(self._name)} was replaced or changed while it was read: run again"
+                )
+            if not tensor.nbytes:
+                return np.empty(tensor.shape, dtype)
+            return np.memmap(file, dtype, mode="r", offset=begin, shape=tensor.shape)
+
+
+def _identity(file: BinaryIO) -> tuple[int, ...]:
+    found = os.fstat(file.fileno())
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def to_float32(raw: np.ndarray, dtype: str) -> np.ndarray:

@@ -80,6 +80,15 @@ def convert(
             rich_help_panel=options.RUN,
         ),
     ] = False,
+    delete_source: Annotated[
+        bool,
+        typer.Option(
+            "--delete-source",
+            help="Remove a hub model's weights from the hub's cache once they were read; never a "
+            "local folder.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -128,6 +137,7 @@ def convert(
         threads=threads,
         force=force,
         resume=resume,
+        delete_source=delete_source,
     )
     progress = for_terminal(quiet)
     if dry_run:

@@ -28,6 +28,7 @@ class Job:
     `resume` goes on where a run that calibrates was killed.
     `target` takes the place of `types`: one file, whose tensors' types are measured on the same
     text; `save_recipe` is where to write them as a recipe.
+    `delete_source` removes the weights of a hub model from the cache as soon as they were read.
     `evaluate` names a text (see calibration.text.read_text) to measure the outputs' quality on.
     """
 
@@ -50,6 +51,7 @@ class Job:
     resume: bool = False
     target: Target | None = None
     save_recipe: Path | None = None
+    delete_source: bool = False
 
     @property
     def has_imatrix(self) -> bool:

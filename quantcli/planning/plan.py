@@ -152,6 +152,10 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     checkpoint = open_checkpoint(
         job.source, revision=job.revision, weights=weights, progress=progress
     )
+    if job.delete_source and checkpoint.revision is None:
+        raise UsageError(
+            f"--delete-source is for downloads in the hub's cache; {job.source!r} is a local folder"
+        )
     architecture = find(checkpoint.config)
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     origins = architecture.tensors(checkpoint.config, shapes)

@@ -20,6 +20,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "schema_version": SCHEMA_VERSION,
         "source": _source(plan),
         "outputs": [_file(file) for file in plan.files],
+        **_download(plan),
         "disk_bytes": plan.disk_bytes,
         "peak_memory_bytes": plan.peak_memory_bytes,
         "warnings": plan.all_warnings,
@@ -35,6 +36,7 @@ def survey_document(survey: Survey) -> dict[str, Any]:
         "source": _source(plan),
         "types": [_type(survey, file) for file in plan.files],
         "outputs": [_file(file) for file in survey.chosen],
+        **_download(plan),
         "peak_memory_bytes": survey.to_convert.peak_memory_bytes,
         "warnings": survey.warnings,
     }
@@ -93,6 +95,12 @@ def advice(survey: Survey) -> str:
     )
 
 
+def _download(plan: Plan) -> dict[str, int]:
+    """Bytes of the source's weights: all of them, and what is not yet here."""
+    source = plan.checkpoint
+    return {"source_bytes": source.source_bytes, "download_bytes": source.missing_bytes}
+
+
 def _target(plan: Plan) -> dict[str, Any]:
     least, most = possible_sizes(plan.files[0])
     target = plan.job.target
@@ -124,7 +132,9 @@ def _size(file: PlannedFile) -> str:
 
 def _needs(plan: Plan, disk: int, console: Console) -> None:
     line = f"peak memory at most {size(plan.peak_memory_bytes)} with {plan.job.threads} threads"
-    console.print((f"disk {size(disk)} · " if disk else "") + line, style="dim", highlight=False)
+    needs = {"download": plan.checkpoint.missing_bytes, "disk": disk}
+    first = "".join(f"{what} {size(nbytes)} · " for what, nbytes in needs.items() if nbytes)
+    console.print(first + line, style="dim", highlight=False)
 
 
 def _types(survey: Survey) -> Table:
