@@ -92,6 +92,7 @@ def _planned(order: Order) -> dict[str, Any]:
         "parameters": plan.parameters,
         "weights": plan.weights,
         "tokens": plan.tokens,
+        "download_bytes": plan.checkpoint.missing_bytes,
         "outputs": [
             {"file_type": file.file_type.name, "size_bytes": file.size_bytes} for file in plan.files
         ],

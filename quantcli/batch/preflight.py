@@ -41,7 +41,7 @@ class Planned:
     @property
     def download_bytes(self) -> int:
         """Weights to be fetched from the hub."""
-        return int(self.plan.get("download_bytes", 0))
+        return self.plan.get("download_bytes", 0)
 
     @property
     def seconds(self) -> float:
