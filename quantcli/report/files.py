@@ -1,4 +1,4 @@
-"""`--report FILE`, whose ending chooses JSON, Markdown or HTML; `--card`: what a repository needs."""
+"""What `--report FILE` writes, in the format its ending chooses, and what `--card` writes."""
 
 import json
 from collections.abc import Callable, Sequence

@@ -44,7 +44,7 @@ def text(metadata: Mapping[str, Any], key: str) -> str | None:
 
 def _license(
     hub_source: str | None, commit: str | None, metadata: Mapping[str, Any]
-) -> dict[str, str | None]:
+) -> dict[str, Any]:
     name = text(metadata, "general.license")
     if name is None:
         return {}

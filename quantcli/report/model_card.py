@@ -153,7 +153,7 @@ def _imatrix(metadata: Mapping[str, Any]) -> str | None:
         return None
     dataset = text(metadata, "quantize.imatrix.dataset")
     made_from = f", made from {code(Path(dataset).name)}" if dataset else ""
-    return f"The scale search was weighted by an importance matrix, {code(Path(name).name)}{made_from}."
+    return f"Scales were weighted by the importance matrix {code(Path(name).name)}{made_from}."
 
 
 def _shards(cards: Sequence[Card]) -> str:
