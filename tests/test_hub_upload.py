@@ -216,8 +216,9 @@ import sys
 from pathlib import Path
 from quantcli.checkpoint.hub_upload import upload
 from quantcli.errors import QuantcliError
+files = {"a.gguf": Path(sys.argv[1]), "README.md": b"---\\nlicense: mit\\n---\\n"}
 try:
-    print(upload("org/name", {"a.gguf": Path(sys.argv[1]), "README.md": b"---\\nlicense: mit\\n---\\n"}, message="one"))
+    print(upload("org/name", files, message="one"))
 except QuantcliError as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
