@@ -115,6 +115,13 @@ def test_a_few_failures_are_overcome(
     assert waits[0] >= (7 if status == 429 and path != "/validate-yaml" else 0.5)
 
 
+@pytest.mark.parametrize("status", [409, 412])
+def test_a_commit_by_others_in_between(status: int, hub: Start, files: dict, token: str) -> None:
+    server = hub(UploadHub([Fault(COMMIT, "POST", status, times=1)]))
+    upload(REPO, files, message="one")
+    assert server.content(REPO) == content(files)
+
+
 @pytest.mark.parametrize(("method", "path"), PLACES)
 def test_endless_failures_end(
     method: str, path: str, hub: Start, files: dict, token: str, waits: list[float]
