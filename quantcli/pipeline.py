@@ -208,8 +208,9 @@ def _output(
             TensorReport(t.name, t.type.name, t.shape, t.nbytes, cost, t.fallback, t.divergence)
             for t, cost in zip(file.tensors, costs, strict=True)
         ],
-        ram_bytes=size + running(file.metadata).overhead if quality else None,
+        ram_bytes=size + running(file.metadata).overhead,
         quality=quality,
+        metadata=file.metadata,
     )
 
 

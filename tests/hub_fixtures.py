@@ -35,8 +35,9 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waits: list[float]) -> 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.delenv("HF_TOKEN", raising=False)
 
-    def start(repos: dict, faults: tuple = (), extra_names: tuple = ()) -> HubServer:
-        server = HubServer(repos, faults, extra_names)
+    def start(repos: dict | HubServer, faults: tuple = (), extra_names: tuple = ()) -> HubServer:
+        started = isinstance(repos, HubServer)
+        server = repos if started else HubServer(repos, faults, extra_names)
         servers.append(server)
         monkeypatch.setattr(constants, "ENDPOINT", server.url)
         template = server.url + "/{repo_id}/resolve/{revision}/{filename}"

@@ -41,7 +41,9 @@ class Fault:
 
 
 @dataclass(frozen=True)
-class _Entry:
+class Entry:
+    """A file of a repository."""
+
     content: bytes
     lfs: bool
 
@@ -52,17 +54,23 @@ class _Entry:
         return hashlib.sha1(b"blob %d\0" % len(self.content) + self.content).hexdigest()
 
 
-class _Revision:
+class Revision:
     """The files of one folder, stored as the hub would: large ones by LFS, the rest by git."""
 
-    def __init__(self, folder: Path) -> None:
-        self.files = {
-            path.relative_to(folder).as_posix(): _Entry(path.read_bytes(), _is_large(path))
-            for path in sorted(folder.rglob("*"))
-            if path.is_file()
-        }
+    def __init__(self, files: Mapping[str, Entry], private: bool = False) -> None:
+        self.files, self.private = dict(files), private
         names = "".join(f"{name} {entry.digest}\n" for name, entry in self.files.items())
         self.commit = hashlib.sha1(names.encode()).hexdigest()
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "Revision":
+        return cls(
+            {
+                path.relative_to(folder).as_posix(): Entry(path.read_bytes(), is_large(path))
+                for path in sorted(folder.rglob("*"))
+                if path.is_file()
+            }
+        )
 
     def listing(self, repo_id: str, extra_names: Sequence[str]) -> bytes:
         siblings: list[dict] = [
@@ -75,10 +83,11 @@ class _Revision:
                 item["lfs"] = {"sha256": entry.digest, "size": size, "pointerSize": 134}
             siblings.append(item)
         info = {"_id": "1", "id": repo_id, "sha": self.commit, "siblings": siblings, "tags": []}
-        return json.dumps(info | {"private": False, "downloads": 0, "likes": 0}).encode()
+        return json.dumps(info | {"private": self.private, "downloads": 0, "likes": 0}).encode()
 
 
-def _is_large(path: Path) -> bool:
+def is_large(path: str | Path) -> bool:
+    path = Path(path)
     return path.suffix in (".safetensors", ".bin", ".gguf") or path.name == "tokenizer.model"
 
 
@@ -97,7 +106,7 @@ class HubServer:
     ) -> None:
         self.repos = {
             repo_id: {
-                revision: _Revision(Path(folder))
+                revision: Revision.of_folder(Path(folder))
                 for revision, folder in (
                     source if isinstance(source, Mapping) else {"main": source}
                 ).items()
@@ -109,12 +118,15 @@ class HubServer:
         self.requests: list[tuple[str, str, str]] = []
         self.tokens: list[str] = []
         self._lock = threading.Lock()
-        handler = type("Handler", (_Handler,), {"hub": self})
+        handler = type("Handler", (self.handler(),), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
         self._thread.start()
+
+    def handler(self) -> type["Handler"]:
+        return Handler
 
     def close(self) -> None:
         self._server.shutdown()
@@ -132,7 +144,7 @@ class HubServer:
     ) -> None:
         self.close()
 
-    def find(self, repo_id: str, revision: str) -> _Revision | None:
+    def find(self, repo_id: str, revision: str) -> Revision | None:
         for name, candidate in self.repos.get(repo_id, {}).items():
             if revision in (name, candidate.commit):
                 return candidate
@@ -147,7 +159,9 @@ class HubServer:
         return None
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
+    """Answers one connection."""
+
     hub: HubServer
     protocol_version = "HTTP/1.1"
 
@@ -166,30 +180,30 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.tokens.append(self.headers.get("Authorization", ""))
         fault = self.hub.fault(method, path)
         if fault and fault.status:
-            return self._send(fault.status, dict(fault.headers), b"")
+            return self.send(fault.status, dict(fault.headers), b"")
         if match := re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path):
             return self._list(match[1], match[2] or "main")
         # A dataset is a repository whose id begins with "datasets/".
         if match := re.fullmatch(r"/((?:datasets/)?[^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
             return self._file(match[1], match[2], match[3], fault)
-        return self._send(404, {}, b"")
+        return self.send(404, {}, b"")
 
     def _list(self, repo_id: str, revision: str) -> None:
         if repo_id not in self.hub.repos:
-            return self._send(404, {"X-Error-Code": "RepoNotFound"}, b"")
+            return self.send(404, {"X-Error-Code": "RepoNotFound"}, b"")
         found = self.hub.find(repo_id, revision)
         if found is None:
-            return self._send(404, {"X-Error-Code": "RevisionNotFound"}, b"")
+            return self.send(404, {"X-Error-Code": "RevisionNotFound"}, b"")
         body = found.listing(repo_id, self.hub.extra_names)
-        return self._send(200, {"Content-Type": "application/json"}, body)
+        return self.send(200, {"Content-Type": "application/json"}, body)
 
     def _file(self, repo_id: str, revision: str, name: str, fault: Fault | None) -> None:
         found = self.hub.find(repo_id, revision)
         entry = found.files.get(name) if found else None
         if repo_id.startswith("datasets/") and repo_id not in self.hub.repos:
-            return self._send(404, {"X-Error-Code": "RepoNotFound"}, b"")
+            return self.send(404, {"X-Error-Code": "RepoNotFound"}, b"")
         if found is None or entry is None:
-            return self._send(404, {"X-Error-Code": "EntryNotFound"}, b"")
+            return self.send(404, {"X-Error-Code": "EntryNotFound"}, b"")
         headers = {"X-Repo-Commit": found.commit, "ETag": f'"{entry.digest}"'}
         if entry.lfs:
             headers |= {"X-Linked-Etag": f'"{entry.digest}"'}
@@ -208,9 +222,9 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {begin}-{min(end, len(content) - 1)}/{len(content)}"
             content = content[begin : end + 1]
             status = 206
-        self._send(status, headers, content, fault)
+        self.send(status, headers, content, fault)
 
-    def _send(
+    def send(
         self, status: int, headers: dict[str, str], body: bytes, fault: Fault | None = None
     ) -> None:
         self.send_response(status)

@@ -103,7 +103,7 @@ def test_markdown_report(call: Call, files: list[Path]) -> None:
     assert (done.code, done.stdout) == (0, "")
     text = (call.work / "r.md").read_text()
     heading = next(line for line in text.splitlines() if line.startswith("| File"))
-    rows = [line for line in text.splitlines() if line.startswith("| Demo")]
+    rows = [line for line in text.splitlines() if line.startswith("| `Demo")]
     assert heading == (
         "| File | Type | Size | bpw | PPL | ΔPPL | KLD mean | KLD 99.9 % | Same top-1 "
         "| RAM at 8k | sha256 | Notes |"

@@ -41,8 +41,9 @@ FIRST_WAIT = 1.0
 # The hub counts requests in windows of five minutes.
 LONGEST_WAIT = 300.0
 
-_WORTH_A_RETRY = (408, 429, 500, 502, 503, 504)
+WORTH_A_RETRY = (408, 429, 500, 502, 503, 504)
 _T = TypeVar("_T")
+Explain = Callable[[BaseException, str, str | None], tuple[QuantcliError, bool]]
 
 
 def host() -> str:
@@ -50,33 +51,12 @@ def host() -> str:
     return urlsplit(constants.ENDPOINT).hostname or show(constants.ENDPOINT)
 
 
-def call(repo_id: str, function: Callable[[], _T], revision: str | None = None) -> _T:
-    """Return `function()`, retried while that makes sense; the names are for messages.
-
-    Raises: AccessError (missing, gated, not authorised), NetworkError, ResourceError (disk full).
-    """
-    for attempt in range(1, ATTEMPTS + 1):
-        _guard_session()
-        try:
-            return function()
-        except (HTTPError, OSError, ValueError, RuntimeError) as error:
-            failure, retry = _explain(error, repo_id, revision)
-            if not retry or attempt == ATTEMPTS:
-                raise failure from error
-            asked = _asked_wait(getattr(error, "response", None))
-            # Full jitter on top of what was asked for, so that many clients do not return at once.
-            time.sleep((asked or 0.0) + random.uniform(0.5, 1.0) * FIRST_WAIT * 2 ** (attempt - 1))
-    raise NetworkError(f"{host()} did not answer")
-
-
-def _explain(
-    error: BaseException, repo_id: str, revision: str | None
-) -> tuple[QuantcliError, bool]:
+def explain(error: BaseException, repo_id: str, revision: str | None) -> tuple[QuantcliError, bool]:
     """Return the failure to report, and whether another attempt may succeed."""
     name = show(repo_id)
     if isinstance(error, LocalEntryNotFoundError) and error.__cause__ is not None:
         # The client has looked, has retried, has found nothing in the cache: what was it?
-        return _explain(error.__cause__, repo_id, revision)[0], False
+        return explain(error.__cause__, repo_id, revision)[0], False
     if isinstance(error, GatedRepoError):
         return AccessError(
             f"{name} is gated: accept its terms at {host()}/{repo_id} and set HF_TOKEN"
@@ -94,7 +74,7 @@ def _explain(
         return AccessError(
             f"{host()} denies access to {name} (HTTP {status}): set HF_TOKEN to a valid token"
         ), False
-    if status in _WORTH_A_RETRY:
+    if status in WORTH_A_RETRY:
         return NetworkError(f"{host()} fails for {name} (HTTP {status}): try again later"), True
     if status is not None:
         return AccessError(f"{host()} refuses a request for {name} (HTTP {status})"), False
@@ -124,6 +104,30 @@ def _explain_without_answer(error: BaseException, name: str) -> tuple[QuantcliEr
     ), True
 
 
+def call(
+    repo_id: str,
+    function: Callable[[], _T],
+    revision: str | None = None,
+    explain: Explain = explain,
+) -> _T:
+    """Return `function()`, retried while that makes sense; the names are for messages.
+
+    Raises: AccessError (missing, gated, not authorised), NetworkError, ResourceError (disk full).
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        _guard_session()
+        try:
+            return function()
+        except (HTTPError, OSError, ValueError, RuntimeError) as error:
+            failure, retry = explain(error, repo_id, revision)
+            if not retry or attempt == ATTEMPTS:
+                raise failure from error
+            asked = _asked_wait(getattr(error, "response", None))
+            # Full jitter on top of what was asked for, so that many clients do not return at once.
+            time.sleep((asked or 0.0) + random.uniform(0.5, 1.0) * FIRST_WAIT * 2 ** (attempt - 1))
+    raise NetworkError(f"{host()} did not answer")
+
+
 def _asked_wait(response: Any) -> float | None:
     """Return the seconds a response asks to wait, by Retry-After or the hub's `ratelimit`."""
     if response is None:
@@ -143,7 +147,7 @@ def _asked_wait(response: Any) -> float | None:
 
 def _check_answer(response: Any) -> None:
     """Refuse answers that would make the client wait for hours or write outside its cache."""
-    wait = _asked_wait(response) if response.status_code in _WORTH_A_RETRY else None
+    wait = _asked_wait(response) if response.status_code in WORTH_A_RETRY else None
     if wait is not None and wait > LONGEST_WAIT:
         raise NetworkError(
             f"{host()} asks to wait {wait:.0f} s before the next request: come back then"

@@ -70,6 +70,14 @@ def convert(
             rich_help_panel=options.RUN,
         ),
     ] = None,
+    card: Annotated[
+        bool,
+        typer.Option(
+            "--card",
+            help="Write a model card, README.md, and Ollama's Modelfile beside the outputs, too.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = False,
     threads: options.Threads = None,
     force: options.Force = False,
     resume: Annotated[
@@ -149,8 +157,12 @@ def convert(
         return
     from quantcli.pipeline import convert as run
 
+    if card:
+        files.check_card(output, source, report, force=force)
     done = run(job, progress)
     render.warnings(done.warnings)
+    if card:
+        files.write_card(done, output, force=force)
     if report is not None:
         files.write_report(done, report)
     render.report(done, as_json, quiet)

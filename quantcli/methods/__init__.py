@@ -30,7 +30,7 @@ class MethodInfo:
 METHODS = {
     "rtn": MethodInfo(
         "rtn",
-        "round to nearest on scales searched per block; an imatrix weights the search",
+        "round to nearest on scales searched per block, weighted by an imatrix if there is one",
     ),
     "gptq": MethodInfo(
         "gptq",

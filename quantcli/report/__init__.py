@@ -1,4 +1,4 @@
-"""What a conversion did, as data (model), and its three faces: terminal, JSON, Markdown."""
+"""What a conversion did, as data (model), and its faces: terminal, JSON, Markdown, HTML, card."""
 
 from quantcli.report.model import Output, Report, TensorReport
 

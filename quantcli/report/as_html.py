@@ -23,7 +23,7 @@ from quantcli.report.maps import Grid, HeatScale, bits, error_map, grid, type_ma
 from quantcli.report.model import Output, Report, TensorReport
 from quantcli.report.quality import ACTIVATIONS
 from quantcli.report.tradeoff import Point, tradeoff_plots
-from quantcli.report.words import count, of_rounding, percent, shape, size
+from quantcli.report.words import count, of_rounding, percent, plain, shape, size
 
 MOST_ROWS = 1200  # of tensors in the page, so that the largest models stay below 1 MB
 LEAST_LOSS = 1e-4  # of the largest: what loses less would only squeeze the plot
@@ -64,11 +64,6 @@ def evaluation_page(reference: str | None, cards: Sequence[Card]) -> str:
         warnings=[],
         outputs=[],
     )
-
-
-def plain(text: str) -> str:
-    """Text without control codes, direction marks or lone surrogates: those become escapes."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _name(source: str) -> str:

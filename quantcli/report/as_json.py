@@ -38,6 +38,7 @@ def _output(output: Output) -> dict[str, Any]:
         "method": output.method,
         "size_bytes": output.size_bytes,
         "bpw": round(output.bpw, 4),
+        "ram_bytes": output.ram_bytes,
         "sha256": output.sha256[0],
         "estimated_divergence": output.divergence,
         "tensors": [_tensor(tensor, output.method) for tensor in output.worst],

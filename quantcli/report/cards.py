@@ -2,10 +2,12 @@
 
 import hashlib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from quantcli.errors import BadInputError
 from quantcli.evaluation import Quality
 from quantcli.gguf_file import Header, read_split
 from quantcli.planning.ram import running
@@ -26,6 +28,8 @@ class Card:
     ram_bytes: int | None = None  # with 8192 tokens of context, or the model's limit
     sha256: str | None = None
     quality: Quality | None = None
+    method: str | None = None
+    shards: tuple[tuple[str, str], ...] = ()  # path and sha256 of each, if there are several
 
     @property
     def note(self) -> str:
@@ -43,7 +47,37 @@ def card_of_output(output: Output) -> Card:
         ram_bytes=output.ram_bytes,
         sha256=output.sha256[0],
         quality=output.quality,
+        method=output.method,
+        shards=_several(list(zip(output.paths, output.sha256, strict=True))),
     )
+
+
+def card_of_entry(entry: Mapping[str, Any]) -> Card:
+    """The card of a model that was written earlier, from its entry in a report's `outputs`.
+
+    Raises:
+        BadInputError: when it is no entry that `as_json.report_document` has made.
+    """
+    try:
+        return Card(
+            path=entry["path"],
+            file_type=entry["file_type"],
+            size_bytes=entry["size_bytes"],
+            bpw=entry["bpw"],
+            ram_bytes=entry["ram_bytes"],
+            sha256=entry["sha256"],
+            quality=Quality(**entry["quality"]) if entry["quality"] else None,
+            method=entry["method"],
+            shards=_several([(part["path"], part["sha256"]) for part in entry.get("shards", [])]),
+        )
+    except (KeyError, TypeError) as error:
+        raise BadInputError(
+            f"not an output of a quantcli report: {error}; make the report again"
+        ) from error
+
+
+def _several(files: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    return tuple(files) if len(files) > 1 else ()
 
 
 def card_of_source(source: str, quality: Quality | None) -> Card:

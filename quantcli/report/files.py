@@ -1,4 +1,4 @@
-"""`--report FILE`: the ending chooses JSON, Markdown or HTML."""
+"""What `--report FILE` writes, in the format its ending chooses, and what `--card` writes."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from quantcli.errors import UsageError
-from quantcli.gguf_file import write_file
+from quantcli.gguf_file import check_output, write_file
 from quantcli.report.as_json import report_document
 from quantcli.report.as_markdown import report_markdown
 from quantcli.report.cards import Card
 from quantcli.report.model import Report
 from quantcli.report.quality import evaluation_document, evaluation_markdown
 
-DRAWN_BY = ("matplotlib", "jinja2")  # the extra `html`: imported only for an HTML report
+DRAWN_BY = ("matplotlib",)  # the extra `html`: imported only for an HTML report
 
 
 def _json_text(document: dict[str, Any]) -> str:
@@ -82,3 +82,39 @@ def write_evaluation(reference: str | None, cards: Sequence[Card], path: Path) -
     """
     text = EVALUATION_WRITERS[path.suffix](reference, cards)
     write_file(path, text.encode(), force=True)
+
+
+CARD_FILES = ("README.md", "Modelfile")
+
+
+def check_card(output: Path, source: str, report: Path | None, *, force: bool) -> None:
+    """Refuse, before any work, a model card that could not be written beside `output`.
+
+    Raises:
+        OutputExistsError: when it or the Modelfile exists, unless `force`.
+        UsageError: when the folder is missing or read-only, or one of them is the report or belongs
+            to the source.
+    """
+    sources = [Path(source) / name for name in CARD_FILES]
+    for path in _card_paths(output):
+        check_output(path, force=force, sources=sources)
+        if report is not None and report.resolve() == path.resolve():
+            raise UsageError(f"--report {str(report)!r} is where --card writes; give another name")
+
+
+def write_card(report: Report, output: Path, *, force: bool) -> None:
+    """Write the model card and Ollama's Modelfile into the folder of the outputs, atomically.
+
+    Raises:
+        OutputExistsError, ResourceError: as gguf_file.write_file; the outputs stay.
+    """
+    from quantcli.report.model_card import card_files
+
+    made = card_files(report)
+    for path in _card_paths(output):
+        write_file(path, made[path.name].encode(), force=force)
+
+
+def _card_paths(output: Path) -> list[Path]:
+    folder = output if output.is_dir() else output.parent
+    return [folder / name for name in CARD_FILES]

@@ -1,6 +1,8 @@
 """The report of a conversion: plain data, filled by the pipeline, drawn by its neighbours."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from quantcli.evaluation import Quality
 from quantcli.methods.encoded import Cost
@@ -32,6 +34,7 @@ class Output:
     tensors: list[TensorReport]
     ram_bytes: int | None = None  # to run it with 8192 tokens of context, or the model's limit
     quality: Quality | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # as in the GGUF file
 
     @property
     def cost(self) -> Cost:

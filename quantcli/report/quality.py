@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,22 @@ from rich.text import Text
 from quantcli.evaluation import Quality
 from quantcli.report.as_json import SCHEMA_VERSION, quality_document
 from quantcli.report.cards import Card
-from quantcli.report.words import markdown_table, size
+from quantcli.report.words import code, markdown_table, size
 
 HEADINGS = ("Type", "Size", "bpw", "PPL", "ΔPPL", "KLD", "99.9 %", "Top-1", "RAM 8k")
 MARKDOWN_HEADINGS = (
-    *("File", "Type", "Size", "bpw", "PPL", "ΔPPL", "KLD mean", "KLD 99.9 %", "Same top-1"),
+    *(
+        "File",
+        "Type",
+        "Method",
+        "Size",
+        "bpw",
+        "PPL",
+        "ΔPPL",
+        "KLD mean",
+        "KLD 99.9 %",
+        "Same top-1",
+    ),
     *("RAM at 8k", "sha256", "Notes"),
 )
 ACTIVATIONS = {
@@ -69,13 +81,18 @@ def evaluation_markdown(reference: str | None, cards: Sequence[Card]) -> str:
 
 
 def card_table(cards: Sequence[Card]) -> list[str]:
-    """Lines of a Markdown table, one row per model."""
+    """Lines of a Markdown table, one row per model; columns that say nothing are left out."""
     rows = []
+    mixed = len({card.method for card in cards}) > 1
     for card in cards:
-        figures = _figures(card)
-        name, digest = _plain(Path(card.path).name), f"`{card.sha256}`" if card.sha256 else ""
-        rows.append((name, *figures, digest, card.note))
-    return markdown_table(MARKDOWN_HEADINGS, rows)
+        kind, *figures = _figures(card)
+        method = (card.method or "") if mixed else ""
+        digest = f"`{card.sha256}`" if card.sha256 else ""
+        rows.append((code(Path(card.path).name), kind, method, *figures, digest, card.note))
+    told = [any(column) for column in zip(*rows, strict=True)]
+    return markdown_table(
+        list(compress(MARKDOWN_HEADINGS, told)), [list(compress(row, told)) for row in rows]
+    )
 
 
 def _figures(card: Card) -> tuple[str, ...]:

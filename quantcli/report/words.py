@@ -1,8 +1,12 @@
-"""Numbers as people read them."""
+"""Numbers as people read them, and text of strangers that can do no harm."""
 
+import re
 from collections.abc import Iterable, Sequence
 
 from rich.filesize import decimal
+
+# Words that Markdown shows as they are: no formatting, no link.
+_HARMLESS = re.compile(r"(?!www\.)[^\W_][\w.+-]*(?: (?!www\.)[^\W_][\w.+-]*)*", re.IGNORECASE)
 
 
 def size(n_bytes: int) -> str:
@@ -48,6 +52,26 @@ def percent(fraction: float) -> str:
 def shape(dimensions: tuple[int, ...]) -> str:
     """GGUF order, fastest dimension first: "4096×14336"."""
     return "×".join(str(n) for n in reversed(dimensions))
+
+
+def plain(text: str) -> str:
+    """Text without control codes, direction marks or lone surrogates: those become escapes."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def code(text: str) -> str:
+    """Any text as a Markdown code span, in which nothing is a link, HTML or formatting."""
+    shown = plain(text)
+    if not shown.strip():
+        return repr(shown)
+    fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
+    margin = " " if "`" in (shown[0], shown[-1]) or " " == shown[0] == shown[-1] else ""
+    return f"{fence}{margin}{shown}{margin}{fence}"
+
+
+def inline(text: str) -> str:
+    """Any text in a line of Markdown: as it is where that is harmless, else as a code span."""
+    return text if _HARMLESS.fullmatch(text) and text.isprintable() else code(text)
 
 
 def markdown_table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
