@@ -13,10 +13,11 @@ from report_samples import TYPES, contrast, convert_demo, made_up, quality, with
 
 from quantcli.evaluation import Quality
 from quantcli.report import Output, Report, files
-from quantcli.report.as_html import MOST_ROWS, evaluation_page, report_page, significant
+from quantcli.report.as_html import MOST_ROWS, evaluation_page, report_page
 from quantcli.report.cards import Card
 from quantcli.report.drawing import HEAT_LEVELS, theme
 from quantcli.report.maps import HeatScale, bits
+from quantcli.report.page_parts import significant
 from quantcli.report.tradeoff import Point, frontier
 from quantcli.report.words import percent, size
 
@@ -97,7 +98,7 @@ def test_without_quality_the_error_of_the_weights_is_plotted(converted: Report) 
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(0.14889, "0.149"), (0.0031904, "0.00319"), (-2e-17, "0"), (0.0, "0"), (12.345, "12.3"),
-     (2.4e-6, "0.00000240"), (123456.0, "123456"), (None, "—")],
+     (2.4e-6, "0.00000240"), (123456.0, "123456"), (None, "—"), (float("inf"), "—")],
 )  # fmt: skip
 def test_three_digits_are_shown(value: float | None, shown: str) -> None:
     assert significant(value) == shown
