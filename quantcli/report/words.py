@@ -18,6 +18,20 @@ def count(n: int) -> str:
     return str(n)
 
 
+def duration(seconds: float) -> str:
+    """A span of time in its two largest units: "8.3 s", "42 s", "12 min 3 s", "5 h 20 min"."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    hours = round(seconds / 3600)
+    return f"{hours // 24} d {hours % 24} h"
+
+
 def of_rounding(fraction: float | None) -> str:
     """Error of the outputs relative to rounding to nearest: "17 %"; "kept" where that was kept."""
     if fraction is None:
