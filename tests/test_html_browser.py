@@ -6,12 +6,14 @@ from pathlib import Path
 
 import chromium
 import pytest
+from batch_samples import many, summary, zoo
 from PIL import Image
 from report_samples import TYPES, contrast, convert_demo, made_up, quality, with_quality
 
 from quantcli.report import Report
 from quantcli.report.as_html import evaluation_page, report_page
 from quantcli.report.cards import Card
+from quantcli.report.index_page import index_page
 from quantcli.report.words import percent
 
 pytestmark = pytest.mark.slow
@@ -146,4 +148,99 @@ def test_tables_sort_and_maps_tell(page: chromium.Page, evaluated: Report, tmp_p
     worst = {tensor.name: tensor for tensor in evaluated.outputs[0].tensors}["blk.0.attn_q.weight"]
     told = f"blk.0.attn_q, {worst.type}, {percent(worst.cost.relative_error)}"
     assert page.run("[tip.textContent, tip.checkVisibility()]") == [told, True]
+    assert page.complaints == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 800, 390])
+def test_an_index_is_seen_in_a_browser(
+    page: chromium.Page, tmp_path: Path, scheme: str, width: int
+) -> None:
+    for number, document in enumerate([zoo(), zoo((), measured=False), summary([])]):
+        file = tmp_path / f"{number}.html"
+        file.write_text(index_page(document))
+        page.requests.clear()
+        page.open(file, width=width, scheme=scheme)
+        assert page.run("document.documentElement.scrollWidth") <= width
+        paper = page.run("getComputedStyle(document.body).backgroundColor")
+        assert (contrast(paper, "#ffffff") < 1.2) == (scheme == "light")
+        assert min(contrast(ink, paper) for ink in page.run(INKS)) >= 4.5
+        assert page.requests == [file.as_uri()]
+        assert page.complaints == []
+
+
+SHELF = """[...document.querySelectorAll(".shelf tbody")].filter(b => b.checkVisibility()).map(b =>
+  [b.rows[0].cells[0].firstChild.textContent,
+   [...b.rows].slice(1).filter(r => r.checkVisibility()).map(r => r.cells[1].textContent)])"""
+
+
+def test_an_index_sorts_and_filters(page: chromium.Page, tmp_path: Path) -> None:
+    document = zoo()
+    document["jobs"][3]["outputs"][2]["ram_bytes"] = None  # comes last, whatever the direction
+    file = tmp_path / "index.html"
+    file.write_text(index_page(document))
+    page.open(file, width=1280, scheme="light")
+    done = [job for job in document["jobs"] if job["outputs"]]
+    names = [job["name"] for job in done]
+    press = "document.querySelectorAll('.shelf thead th')[{}].firstChild.click()"
+    choose = (
+        "(() => {{ const s = document.querySelector('.tools select'); s.value = '{}';"
+        "s.dispatchEvent(new Event('change')); }})()"
+    )
+    write = (
+        "(() => {{ const i = document.querySelector('.tools input'); i.value = '{}';"
+        "i.dispatchEvent(new Event('input'));"
+        "return new Promise(done => setTimeout(done, 50)); }})()"
+    )
+
+    def filtered(words: str) -> list[list[object]]:
+        page.call("Runtime.evaluate", expression=write.format(words), awaitPromise=True)
+        return page.run(SHELF)
+
+    assert page.run(SHELF) == [[name, ["Q3_K_M", "Q4_K_M", "Q8_0"]] for name in names]
+    page.run(press.format(2))  # by size, largest first
+    largest = sorted(done, key=lambda job: -job["outputs"][2]["size_bytes"])
+    assert page.run(SHELF) == [[job["name"], ["Q8_0", "Q4_K_M", "Q3_K_M"]] for job in largest]
+    assert page.run("document.querySelector('.tools select').selectedIndex") == -1
+    page.run(press.format(4))
+    assert ["Qwen/Qwen2.5-0.5B-Instruct", ["Q4_K_M", "Q3_K_M", "Q8_0"]] in page.run(SHELF)
+    page.run(press.format(4))
+    assert ["Qwen/Qwen2.5-0.5B-Instruct", ["Q3_K_M", "Q4_K_M", "Q8_0"]] in page.run(SHELF)
+    page.run(choose.format("seconds"))
+    longest = sorted(done, key=lambda job: -job["seconds"])
+    assert [name for name, _ in page.run(SHELF)] == [job["name"] for job in longest]
+    assert page.run("document.querySelectorAll('.shelf [aria-sort]').length") == 0
+    page.run(choose.format("name"))
+    assert page.run(SHELF)[0][0] == "google/gemma-3-1b-it"
+    page.run(choose.format(""))
+    assert [name for name, _ in page.run(SHELF)] == names
+    # Groups follow the first row that is seen: Q4_K_M alone, by its divergence.
+    page.run(press.format(7))
+    page.run(press.format(7))
+    best = sorted(
+        (job["outputs"][1]["quality"]["kld_mean"], job["name"])
+        for job in done
+        if job["name"].startswith("Qwen")
+    )
+    assert filtered("QWEN  q4_k_m") == [[name, ["Q4_K_M"]] for _, name in best]
+    assert page.run("document.querySelector('output').textContent") == "5 of 30 files"
+    assert filtered("no such model") == []
+    assert len(filtered("")) == len(names)
+    assert page.complaints == []
+
+
+def test_an_index_of_many_models_lays_out_only_what_is_near(
+    page: chromium.Page, tmp_path: Path
+) -> None:
+    file = tmp_path / "index.html"
+    file.write_text(index_page(many(2000)))
+    page.open(file, width=1280, scheme="light")
+    far = "document.querySelector('.shelf tbody:last-of-type td')"
+    skipped = f"!{far}.checkVisibility({{contentVisibilityAuto: true}})"
+    assert page.run(skipped)
+    page.run(f"{far}.scrollIntoView()")
+    assert (
+        page.run(f"{far}.getBoundingClientRect().top < innerHeight && {far}.textContent")
+        == "Q3_K_M"
+    )
     assert page.complaints == []

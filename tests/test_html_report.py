@@ -3,24 +3,23 @@
 import json
 import re
 from dataclasses import replace
-from html.parser import HTMLParser
 from pathlib import Path
 
 import matplotlib
 import pytest
 from conftest import Call
+from html_document import HOSTILE, Document
 from report_samples import TYPES, contrast, convert_demo, made_up, quality, with_quality
 
 from quantcli.evaluation import Quality
 from quantcli.report import Output, Report, files
-from quantcli.report.as_html import MOST_ROWS, evaluation_page, report_page, significant
+from quantcli.report.as_html import MOST_ROWS, evaluation_page, report_page
 from quantcli.report.cards import Card
 from quantcli.report.drawing import HEAT_LEVELS, theme
 from quantcli.report.maps import HeatScale, bits
+from quantcli.report.page_parts import significant
 from quantcli.report.tradeoff import Point, frontier
 from quantcli.report.words import percent, size
-
-VOID = {"meta", "link", "img", "br", "hr", "input"}
 
 
 @pytest.fixture(scope="module")
@@ -33,42 +32,6 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Report:
 def evaluated(converted: Report) -> Report:
     """The same with made-up quality."""
     return with_quality(converted)
-
-
-class Document(HTMLParser):
-    """A page taken apart: tags, attributes and text; fails where it is crooked."""
-
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.text: dict[str, list[str]] = {}
-        self._open: list[str] = []
-        self.feed(page)
-        self.close()
-        assert self._open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self._open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self._open.pop()
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self._open.pop() == tag
-
-    def handle_data(self, data: str) -> None:
-        if self._open and data.strip():
-            self.text.setdefault(self._open[-1], []).append(data.strip())
-
-    def all(self, tag: str, name: str) -> list[str]:
-        """The values of an attribute of all tags of a kind."""
-        return [value for at, key, value in self.attributes if (at, key) == (tag, name)]
 
 
 def test_the_summary_has_the_columns_of_model_cards(evaluated: Report) -> None:
@@ -97,7 +60,7 @@ def test_without_quality_the_error_of_the_weights_is_plotted(converted: Report) 
 @pytest.mark.parametrize(
     ("value", "shown"),
     [(0.14889, "0.149"), (0.0031904, "0.00319"), (-2e-17, "0"), (0.0, "0"), (12.345, "12.3"),
-     (2.4e-6, "0.00000240"), (123456.0, "123456"), (None, "—")],
+     (2.4e-6, "0.00000240"), (123456.0, "123456"), (None, "—"), (float("inf"), "—")],
 )  # fmt: skip
 def test_three_digits_are_shown(value: float | None, shown: str) -> None:
     assert significant(value) == shown
@@ -164,9 +127,6 @@ def test_the_same_report_is_the_same_page(evaluated: Report) -> None:
     ]
     assert report_page(replace(evaluated, outputs=elsewhere, seconds=99.0)) == page
     assert str(Path(evaluated.outputs[0].paths[0]).parent) not in page
-
-
-HOSTILE = '"><img src=x onerror=alert(1)></script></svg><!--$\\frac{$\x1b[31m\u202e\udc80\n&lt;'
 
 
 def test_names_cannot_break_out(evaluated: Report) -> None:

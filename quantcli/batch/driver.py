@@ -31,13 +31,18 @@ class Driver:
         self._running: dict[Future[Outcome], tuple[Task, Lane]] = {}
         self._later: list[tuple[float, int, Task, Lane]] = []
         self._number = count()
+        self._ended: set[str] = set()
 
-    def run(self, lanes: Sequence[Sequence[Task]]) -> None:
-        """Run all tasks; with fail_fast nothing more is begun after a failure."""
+    def run(self, lanes: Sequence[Sequence[Task]]) -> set[str]:
+        """Run all tasks; returns the keys of those that came to an end.
+
+        With fail_fast nothing more is begun after a failure.
+        """
         self._lanes = deque(deque(lane) for lane in lanes if lane)
         while self._lanes or self._running or self._later:
             self._start_some()
             self._wait()
+        return self._ended
 
     def _start_some(self) -> None:
         while self._later and self._later[0][0] <= time.monotonic():
@@ -89,7 +94,9 @@ class Driver:
         if outcome.exit_code == 0:
             facts = {"name": task.name, "attempts": task.attempt, **task.facts(outcome)}
             self._ledger.add(FINISHED, task.key, **facts)
+            self._ended.add(task.key)
         elif not self._stopped:  # else it was us who ended it
+            self._ended.add(task.key)
             facts = {"exit_code": outcome.exit_code, "error": outcome.error}
             self._ledger.add(FAILED, task.key, name=task.name, attempts=task.attempt, **facts)
         misses = task.misses()

@@ -4,7 +4,7 @@ from typing import Any
 
 from quantcli.batch.board import Board
 from quantcli.batch.preflight import Planned
-from quantcli.batch.run import Batch, chosen_jobs, plan
+from quantcli.batch.run import Batch, planned_jobs
 from quantcli.batch.summary import SCHEMA_VERSION
 
 
@@ -13,9 +13,9 @@ def dry_run_document(batch: Batch, board: Board) -> dict[str, Any]:
 
     The ledger is not looked at: this is the whole batch, as if nothing were done yet.
 
-    Raises: as run.chosen_jobs.
+    Raises: as run.planned_jobs.
     """
-    planned, needed = plan(batch, chosen_jobs(batch), board)
+    planned, needed = planned_jobs(batch, board)
     board.finish()
     seconds = sum(each.seconds * each.threads for each in planned) / batch.cores
     return {

@@ -99,7 +99,7 @@ def expand(manifest: Read, root: Path, upload: str | None = None) -> list[BatchJ
                 places.append(where)
             except QuantcliError as error:
                 problems.append(f"{where}: {as_keys(str(error))}")
-    problems += _clashes(jobs, places)
+    problems += [*_clashes(jobs, places), *_shared_repositories(jobs, places)]
     if problems:
         raise ManifestError(manifest.name, list(dict.fromkeys(problems)))
     return _distinct_names(jobs)
@@ -281,6 +281,19 @@ def _clashes(jobs: list[BatchJob], places: list[str]) -> Iterator[str]:
                 f"{places[second]}: output {output!r} is also written by {places[first]}; put "
                 "{method}, {recipe}, {revision} or {org} into `output`, or give a `name`"
             )
+
+
+def _shared_repositories(jobs: list[BatchJob], places: list[str]) -> Iterator[str]:
+    """Repositories of several models: the card of one would replace that of the other."""
+    owners: dict[str, int] = {}
+    for index, job in enumerate(jobs):
+        if job.upload is not None:
+            first = owners.setdefault(job.upload, index)
+            if jobs[first].lane != job.lane:
+                yield (
+                    f"{places[index]}: upload {job.upload!r} is also that of {places[first]}; put "
+                    "{model} into `upload`"
+                )
 
 
 def _distinct_names(jobs: list[BatchJob]) -> list[BatchJob]:

@@ -12,10 +12,11 @@ import threading
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
+from quantcli.batch.publish import Publication, publish
 from quantcli.errors import UsageError, explain
 from quantcli.gguf_file.part_file import one_line
 from quantcli.planning import Job, make_plan
@@ -37,15 +38,16 @@ class Order:
     cores: int = 1
 
 
-ORDER = TypeAdapter(Order)
+_ANY = Annotated[Order | Publication, Field(discriminator="action")]
+ORDER: TypeAdapter[Order | Publication] = TypeAdapter(_ANY)
 
 
-def to_line(order: Order) -> str:
+def to_line(order: Order | Publication) -> str:
     """The document on one line."""
     return ORDER.dump_json(order).decode() + "\n"
 
 
-def read_order(line: str) -> Order:
+def read_order(line: str) -> Order | Publication:
     """Parse a document.
 
     Raises:
@@ -60,10 +62,10 @@ def read_order(line: str) -> Order:
 
 
 def serve() -> None:
-    """Do what stdin asks for: any number of plans, or one conversion, which the end of stdin ends.
+    """Do what stdin asks for: any number of plans, or one other order, which ends with stdin.
 
     Raises:
-        QuantcliError: when a conversion fails; plans that fail are answers.
+        QuantcliError: when an order fails; plans that fail are answers.
     """
     for line in sys.stdin:
         order = read_order(line)
@@ -71,7 +73,7 @@ def serve() -> None:
             _answer_plan(order)
             continue
         _end_with_stdin()
-        _say(result=_convert(order))
+        _say(result=publish(order) if isinstance(order, Publication) else _convert(order))
         return
 
 

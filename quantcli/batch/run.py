@@ -22,9 +22,10 @@ from quantcli.batch.manifest import read_manifest
 from quantcli.batch.preflight import Needs, Planned, check_disk, needs, plan_all, with_threads
 from quantcli.batch.retries import PERMANENT
 from quantcli.batch.summary import summary_document
-from quantcli.batch.task import Conversion
+from quantcli.batch.task import Conversion, Task, Upload
 from quantcli.errors import UsageError
 from quantcli.gguf_file import write_file
+from quantcli.report.index_page import index_page
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,8 @@ def run(batch: Batch, board: Board) -> dict[str, Any]:
         OutputExistsError: another process runs this batch.
     """
     began = time.monotonic()
-    jobs = chosen_jobs(batch)
+    everything = _all_jobs(batch)
+    jobs = _chosen(everything, batch)
     batch.root.mkdir(parents=True, exist_ok=True)
     with Ledger(batch.root, batch.shard_name) as ledger:
         ended = _ended(batch, jobs, ledger)
@@ -72,28 +74,35 @@ def run(batch: Batch, board: Board) -> dict[str, Any]:
         check_disk(needed, batch.root)
         root = batch.root.absolute()
         tasks = [Conversion(each, root, ledger, force=batch.force) for each in planned]
-        lanes = _lanes(tasks, batch.delete_source)
-        board.begin(len(jobs), len(ended), sum(each.seconds for each in planned))
+        uploads = _uploads(batch, jobs, everything, ledger)
+        more = [upload for upload in uploads if "url" not in ledger.last(upload.key)]
+        board.begin(len(jobs) + len(more), len(ended), sum(each.seconds for each in planned))
         try:
-            with batch.executor() as executor:
-                Driver(executor, ledger, board, fail_fast=batch.fail_fast).run(lanes)
+            ended |= _work(batch, _lanes(tasks, uploads, batch.delete_source), ledger, board)
         finally:
             board.finish()
-        ended |= {task.key for task in tasks if ledger.last(task.key)}
         seconds = time.monotonic() - began
         name, shard = batch.manifest.name, batch.shard_name
-        summary = summary_document(name, shard, jobs, ledger, ended, seconds)
+        summary = summary_document(name, shard, jobs, uploads, ledger, ended, seconds)
     _write(summary, batch)
     return summary
 
 
-def chosen_jobs(batch: Batch) -> list[BatchJob]:
-    """The jobs of this shard that the pattern names.
+def planned_jobs(batch: Batch, board: Board) -> tuple[list[Planned], Needs]:
+    """The whole batch planned, whatever is finished already.
 
     Raises:
-        ManifestError, UsageError: nothing matches the pattern.
+        ManifestError, UsageError: as `run`.
     """
-    jobs = expand(read_manifest(batch.manifest), batch.root.absolute(), batch.upload)
+    return plan(batch, _chosen(_all_jobs(batch), batch), board)
+
+
+def _all_jobs(batch: Batch) -> list[BatchJob]:
+    return expand(read_manifest(batch.manifest), batch.root.absolute(), batch.upload)
+
+
+def _chosen(jobs: list[BatchJob], batch: Batch) -> list[BatchJob]:
+    """The jobs of this shard that the pattern names."""
     if batch.only is not None:
         jobs = [job for job in jobs if fnmatch.fnmatchcase(job.name, batch.only)]
         if not jobs:
@@ -129,20 +138,56 @@ def _ended(batch: Batch, jobs: Sequence[BatchJob], ledger: Ledger) -> set[str]:
     return ended
 
 
-def _lanes(tasks: Sequence[Conversion], delete_source: bool) -> list[list[Conversion]]:
-    """Tasks by source, the longest lane first: it would be the last to end.
+def _uploads(
+    batch: Batch, jobs: Sequence[BatchJob], everything: Sequence[BatchJob], ledger: Ledger
+) -> list[Upload]:
+    """One for each repository that a chosen job goes to, with all jobs that go there."""
+    again = batch.retry_failed or batch.force
+    groups: dict[str, list[BatchJob]] = defaultdict(list)
+    for job in everything:
+        if job.upload is not None:
+            groups[job.upload].append(job)
+    wanted = dict.fromkeys(job.upload for job in jobs if job.upload is not None)
+    root = batch.root.absolute()
+    return [Upload(repo, groups[repo], root, ledger, again) for repo in wanted]
 
-    delete_source: whether the last of a lane removes what was downloaded for it.
+
+def _lanes(
+    tasks: Sequence[Conversion], uploads: Sequence[Upload], delete_source: bool
+) -> list[Sequence[Task]]:
+    """Tasks by source, uploads last; the longest lane first: it would be the last to end.
+
+    Before all come plans that failed, which cost nothing to report. delete_source: whether the
+    last conversion of a lane removes what was downloaded for it.
     """
     lanes: dict[object, list[Conversion]] = defaultdict(list)
     for task in tasks:
         lanes[task.planned.job.lane].append(task)
     for lane in lanes.values():
         lane[-1].delete_source = delete_source and lane[-1].planned.job.on_hub
-    return sorted(lanes.values(), key=lambda lane: -sum(task.planned.seconds for task in lane))
+    ends: dict[object, list[Upload]] = defaultdict(list)
+    for upload in uploads:
+        ends[upload.jobs[0].lane].append(upload)
+    order = sorted(lanes, key=lambda lane: _urgency(lanes[lane]))
+    only_uploads = [lane for lane in ends if lane not in lanes]
+    return [[*lanes.get(lane, []), *ends.get(lane, [])] for lane in (*order, *only_uploads)]
+
+
+def _urgency(lane: Sequence[Conversion]) -> tuple[bool, float]:
+    fine = all(task.planned.failure is None for task in lane)
+    return fine, -sum(task.planned.seconds for task in lane)
+
+
+def _work(batch: Batch, lanes: Sequence[Sequence[Task]], ledger: Ledger, board: Board) -> set[str]:
+    """Run what is to be run; keys of the tasks that came to an end."""
+    if not any(task.wanted() for lane in lanes for task in lane):
+        return set()
+    with batch.executor() as executor:
+        return Driver(executor, ledger, board, fail_fast=batch.fail_fast).run(lanes)
 
 
 def _write(summary: dict[str, Any], batch: Batch) -> None:
     suffix = f"-{batch.shard_name.replace('/', '-of-')}" if batch.shard_name else ""
     text = json.dumps(summary, indent=2, ensure_ascii=False) + "\n"
     write_file(batch.root / f"summary{suffix}.json", text.encode(), force=True)
+    write_file(batch.root / f"index{suffix}.html", index_page(summary).encode(), force=True)

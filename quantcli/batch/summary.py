@@ -7,7 +7,7 @@ from typing import Any
 from quantcli.batch.expand import BatchJob
 from quantcli.batch.ledger import FAILED, FINISHED, Ledger
 from quantcli.batch.retries import INTEGRITY
-from quantcli.batch.task import misses
+from quantcli.batch.task import Upload, misses
 
 SCHEMA_VERSION = 1
 DONE, FAILED_JOB, SKIPPED = "done", "failed", "skipped"
@@ -17,12 +17,21 @@ def summary_document(
     manifest: str,
     shard: str | None,
     jobs: Sequence[BatchJob],
+    uploads: Sequence[Upload],
     ledger: Ledger,
     ended: set[str],
     seconds: float,
 ) -> dict[str, Any]:
-    """The content of summary.json; `ended` are the keys of jobs whose last record still holds."""
-    rows = [_job(job, ledger.last(job.key) if job.key in ended else {}) for job in jobs]
+    """The content of summary.json; `ended` are the keys of jobs whose last record still holds.
+
+    An upload that failed has a row like a job.
+    """
+    urls = {upload.repo: ledger.last(upload.key).get("url") for upload in uploads}
+    rows = [
+        _job(job, ledger.last(job.key) if job.key in ended else {}, urls.get(job.upload or ""))
+        for job in jobs
+    ]
+    rows += [_upload(upload) for upload in uploads if urls[upload.repo] is None and upload.ready()]
     count = Counter(row["status"] for row in rows)
     outputs = [output for row in rows for output in row["outputs"]]
     return {
@@ -40,7 +49,7 @@ def summary_document(
     }
 
 
-def _job(job: BatchJob, record: dict[str, Any]) -> dict[str, Any]:
+def _job(job: BatchJob, record: dict[str, Any], url: str | None) -> dict[str, Any]:
     source = record.get("source", {})
     status, code, error = SKIPPED, None, None
     if record.get("event") == FAILED:
@@ -66,7 +75,24 @@ def _job(job: BatchJob, record: dict[str, Any]) -> dict[str, Any]:
         "outputs": record.get("outputs", []),
         "reports": record.get("reports", []),
         "warnings": record.get("warnings", []),
-        "published": None,
+        "published": url,
+    }
+
+
+def _upload(upload: Upload) -> dict[str, Any]:
+    """The row of an upload that failed, or that was not begun."""
+    record = upload.ledger.last(upload.key)
+    return {
+        **_job(upload.jobs[0], {}, None),
+        "name": upload.name,
+        "source": upload.repo,
+        "revision": None,
+        "method": "upload",
+        "recipe": None,
+        "status": FAILED_JOB if record else SKIPPED,
+        "exit_code": record.get("exit_code"),
+        "error": record.get("error"),
+        "attempts": record.get("attempts", 0),
     }
 
 

@@ -1,5 +1,6 @@
 """What the driver runs: conversions, and the upload of what they made."""
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from glob import escape
@@ -7,23 +8,29 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from quantcli.batch.children import Outcome
-from quantcli.batch.ledger import Ledger
+from quantcli.batch.expand import BatchJob
+from quantcli.batch.ledger import FAILED, FINISHED, Ledger
 from quantcli.batch.orders import Order, to_line
 from quantcli.batch.preflight import Planned
+from quantcli.batch.publish import Publication
 from quantcli.batch.retries import PERMANENT
 from quantcli.errors import OutputExistsError, ResourceError
 from quantcli.evaluation.gate import Gate
 from quantcli.evaluation.quality import Quality
 
+UPLOAD_BYTES = 256 << 20  # of memory
+
 
 class Task(Protocol):
     """`key` tells it apart in the ledger; attempts and the share of memory are the driver's."""
 
-    name: str
     outputs: tuple[str, ...]
     cores: int
     attempt: int
     memory_factor: int
+
+    @property
+    def name(self) -> str: ...
 
     @property
     def key(self) -> str: ...
@@ -58,13 +65,15 @@ class Conversion:
     delete_source: bool = False
     attempt: int = 0
     memory_factor: int = 1
-    name: str = field(init=False)
     outputs: tuple[str, ...] = field(init=False)
     cores: int = field(init=False)
 
     def __post_init__(self) -> None:
-        job = self.planned.job
-        self.name, self.outputs, self.cores = job.name, job.outputs, self.planned.threads
+        self.outputs, self.cores = self.planned.job.outputs, self.planned.threads
+
+    @property
+    def name(self) -> str:
+        return self.planned.job.name
 
     @property
     def key(self) -> str:
@@ -127,6 +136,66 @@ class Conversion:
 
     def misses(self) -> list[str]:
         return misses(self.planned.job.gate, self.ledger.last(self.key))
+
+
+@dataclass
+class Upload:
+    """The publication of what jobs of one source made, once all of them have met their gates."""
+
+    repo: str
+    jobs: list[BatchJob]
+    root: Path
+    ledger: Ledger
+    again: bool  # even if it failed for good in an earlier run
+    attempt: int = 0
+    memory_factor: int = 1
+    outputs: tuple[str, ...] = ()
+    cores: int = 1
+
+    @property
+    def name(self) -> str:
+        return f"upload {self.repo}"
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """What the ledger has of the jobs."""
+        return [self.ledger.last(job.key) for job in self.jobs]
+
+    @property
+    def key(self) -> str:
+        """Other content, or another place: another publication."""
+        digests = [file["sha256"] for record in self.records for file in record.get("files", ())]
+        text = " ".join([self.repo, *sorted(digests)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def ready(self) -> bool:
+        """Whether all jobs are done and have met their gates."""
+        pairs = zip(self.jobs, self.records, strict=True)
+        return all(r.get("event") == FINISHED and not misses(job.gate, r) for job, r in pairs)
+
+    def wanted(self) -> bool:
+        if not self.ready():
+            return False
+        last = self.ledger.last(self.key)
+        if last.get("event") == FAILED and last["exit_code"] in PERMANENT:
+            return self.again
+        return last.get("event") != FINISHED
+
+    def refusal(self, memory: int) -> Outcome | None:
+        return None
+
+    def line(self) -> str:
+        return to_line(Publication("publish", self.repo, self.root, tuple(self.records)))
+
+    def memory(self, limit: int) -> int:
+        return min(limit, self.memory_factor * UPLOAD_BYTES)
+
+    def facts(self, outcome: Outcome) -> dict[str, Any]:
+        """Where it is."""
+        return {"url": outcome.result["url"], "files": []}
+
+    def misses(self) -> list[str]:
+        return []
 
 
 def misses(gate: Gate, record: dict[str, Any]) -> list[str]:

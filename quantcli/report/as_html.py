@@ -4,26 +4,21 @@ The page holds no time and no path, and the same report gives the same bytes. Al
 from strangers: they are made printable here, and escaped by Jinja2 and matplotlib.
 """
 
-import base64
-import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from quantcli import __version__
 from quantcli.report.cards import Card, card_of_output
 from quantcli.report.drawing import BIT_LEVELS, HEAT_LEVELS, theme
 from quantcli.report.maps import Grid, HeatScale, bits, error_map, grid, type_map
 from quantcli.report.model import Output, Report, TensorReport
+from quantcli.report.page_parts import asset, render
 from quantcli.report.quality import ACTIVATIONS
 from quantcli.report.tradeoff import Point, tradeoff_plots
-from quantcli.report.words import count, of_rounding, percent, plain, shape, size
+from quantcli.report.words import count, of_rounding, percent, plain
 
 MOST_ROWS = 1200  # of tensors in the page, so that the largest models stay below 1 MB
 LEAST_LOSS = 1e-4  # of the largest: what loses less would only squeeze the plot
@@ -69,16 +64,6 @@ def evaluation_page(reference: str | None, cards: Sequence[Card]) -> str:
 def _name(source: str) -> str:
     """A hub id as it is; of a file or folder its name, without the path to it."""
     return plain(Path(source).resolve().name if Path(source).exists() else source)
-
-
-def significant(value: float | None, digits: int = 3) -> str:
-    """So many digits, never an exponent: "0.149", "0.00319", "0"; a dash for None."""
-    if value is None:
-        return "—"
-    if abs(value) < 1e-7:
-        return "0"
-    decimals = digits - 1 - math.floor(math.log10(abs(value)))
-    return f"{value:.{max(0, decimals)}f}"
 
 
 def _printable(output: Output) -> Output:
@@ -137,29 +122,17 @@ def _tradeoff(cards: Sequence[Card], losses: Sequence[float]) -> dict[str, Any] 
 
 def _page(**shown: Any) -> str:
     """Fill the template."""
-    assets = files("quantcli.report") / "page"
-    script = (assets / "page.js").read_text(encoding="utf-8")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"size": size, "percent": percent, "shape": shape, "plain": plain}
-    environment.filters["of_rounding"] = of_rounding
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    environment.filters["significant"] = significant
-    template = environment.from_string((assets / "page.html").read_text(encoding="utf-8"))
-    cards = shown["cards"]
-    qualities = [card.quality for card in cards if card.quality is not None]
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return template.render(
+    qualities = [card.quality for card in shown["cards"] if card.quality is not None]
+    return render(
+        "page.html",
+        (theme(), asset("page.css")),
+        ("sort.js", "page.js"),
         **shown,
-        version=__version__,
-        style=Markup(theme() + (assets / "page.css").read_text(encoding="utf-8")),
-        script=Markup(script),
-        script_digest=digest,
         quality=qualities[0] if qualities else None,
-        tradeoff=_tradeoff(cards, shown["losses"]),
+        tradeoff=_tradeoff(shown["cards"], shown["losses"]),
         heat_levels=range(HEAT_LEVELS),
         bit_levels=BIT_LEVELS,
         bits=bits,
         activations=ACTIVATIONS,
+        of_rounding=of_rounding,
     )

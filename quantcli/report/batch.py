@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.text import Text
 
 from quantcli.report.terminal import table
-from quantcli.report.words import count, duration, size
+from quantcli.report.words import count, duration, plain, size
 
 MOST_ROWS = 60  # of a table: the rest is in summary.json and index.html
 
@@ -25,10 +25,10 @@ def show_dry_run(document: dict[str, Any], console: Console) -> None:
     )
     for job in document["jobs"][:MOST_ROWS]:
         if job["error"]:
-            shown.add_row(_plain(job["name"]), "", "", "", "", f"exit {job['exit_code']}")
+            shown.add_row(plain(job["name"]), "", "", "", "", f"exit {job['exit_code']}")
             continue
         shown.add_row(
-            _plain(job["name"]),
+            plain(job["name"]),
             str(len(job["outputs"])),
             size(job["download_bytes"]),
             size(sum(output["size_bytes"] for output in job["outputs"])),
@@ -40,7 +40,7 @@ def show_dry_run(document: dict[str, Any], console: Console) -> None:
     totals = document["totals"]
     for job in document["jobs"]:
         if job["error"]:
-            line = f"{_plain(job['name'])}: {_plain(job['error'])} (exit {job['exit_code']})"
+            line = f"{plain(job['name'])}: {plain(job['error'])} (exit {job['exit_code']})"
             console.print(Text(line), overflow="fold")
     console.print(
         f"downloads {size(totals['download_bytes'])} · outputs {size(totals['output_bytes'])} · "
@@ -82,7 +82,7 @@ def _rows(job: dict[str, Any]) -> list[list[str]]:
     time = "" if job["seconds"] is None else duration(job["seconds"])
     if not job["outputs"]:
         state = f"exit {job['exit_code']}" if job["exit_code"] is not None else "not run"
-        return [[_plain(job["name"]), "", "", "", "", "", state]]
+        return [[plain(job["name"]), "", "", "", "", "", state]]
     return [_row(job, output, time if i == 0 else "") for i, output in enumerate(job["outputs"])]
 
 
@@ -90,7 +90,7 @@ def _row(job: dict[str, Any], output: dict[str, Any], time: str) -> list[str]:
     quality = output["quality"] or {}
     kld, top1 = quality.get("kld_mean"), quality.get("top1_agreement")
     return [
-        _plain(PurePosixPath(output["path"]).name),
+        plain(PurePosixPath(output["path"]).name),
         job["method"] + (" !" if job["status"] == "failed" else ""),
         size(output["size_bytes"]),
         f"{output['bpw']:.2f}",
@@ -103,8 +103,3 @@ def _row(job: dict[str, Any], output: dict[str, Any], time: str) -> list[str]:
 def _left_out(rows: int, console: Console) -> None:
     if rows > MOST_ROWS:
         console.print(Text(f"and {rows - MOST_ROWS} more", style="dim"))
-
-
-def _plain(text: str) -> str:
-    """Names come from strangers: control codes never reach a terminal."""
-    return text if text.isprintable() else repr(text)

@@ -23,15 +23,16 @@ def count(n: int) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Time as people say it: "0.8 s", "42 s", "12 min", "3 h 05 min", "2 d 4 h"."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    """A span of time in its two largest units: "8.3 s", "42 s", "12 min 3 s", "5 h 20 min"."""
+    if seconds < 59.5:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{seconds:.0f} s"
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
     minutes = round(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    hours = round(seconds / 3600)
     return f"{hours // 24} d {hours % 24} h"
 
 
@@ -56,6 +57,8 @@ def shape(dimensions: tuple[int, ...]) -> str:
 
 def plain(text: str) -> str:
     """Text without control codes, direction marks or lone surrogates: those become escapes."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
