@@ -59,7 +59,7 @@ def summary(jobs: list[dict[str, Any]]) -> dict[str, Any]:
     """The document around jobs."""
     counts = {
         status: sum(job["status"] == status for job in jobs)
-        for status in ("done", "failed", "skipped", "pending")
+        for status in ("done", "failed", "skipped")
     }
     outputs = [output for job in jobs for output in job["outputs"]]
     return {

@@ -167,7 +167,6 @@ def _facts(
         ("Shard", plain(summary["shard"]) if summary["shard"] else None),
         ("Jobs done", f"{totals['done']:,} of {totals['jobs']:,}" if totals["jobs"] else None),
         ("Skipped", f"{totals['skipped']:,}" if totals["skipped"] else None),
-        ("Pending", f"{totals['pending']:,}" if totals["pending"] else None),
         ("Time of all jobs", duration(totals["seconds"]) if totals["seconds"] else None),
         ("Most memory of a job", size(peak) if peak else None),
     ]
