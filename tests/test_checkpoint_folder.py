@@ -25,6 +25,7 @@ from quantcli.checkpoint import open_checkpoint
 from quantcli.errors import (
     AccessError,
     BadInputError,
+    IntegrityError,
     QuantcliError,
     UnsupportedError,
     UsageError,
@@ -66,6 +67,28 @@ def test_raw_is_a_read_only_view(tmp_path: Path) -> None:
     assert raw.dtype == np.uint16
     with pytest.raises(ValueError):
         raw[0, 0] = 1
+
+
+def test_weights_that_change_while_they_are_read(tmp_path: Path) -> None:
+    folder = write_single(tmp_path / "m")
+    checkpoint = open_checkpoint(str(folder))
+    held = checkpoint.raw("a.weight")
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "new").write_bytes(content)
+    (folder / "new").replace(folder / "model.safetensors")
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        checkpoint.float32("a.weight")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(BadInputError, match="is missing"):
+        checkpoint.float32("a.weight")
+    assert held[-1, -1]  # what is mapped stays
+
+
+def test_a_tensor_without_values(tmp_path: Path) -> None:
+    content = safetensors({"none": np.zeros((3, 0), np.float32), "b": np.ones(2, np.float32)})
+    checkpoint = open_checkpoint(str(write_single(tmp_path / "m", content)))
+    assert checkpoint.float32("none").shape == (3, 0)
+    assert checkpoint.float32("b").sum() == 2
 
 
 def test_shards_with_and_without_index(tmp_path: Path) -> None:

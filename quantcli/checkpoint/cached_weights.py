@@ -9,8 +9,6 @@ from pathlib import Path
 
 from huggingface_hub.utils import DeleteCacheStrategy
 
-from quantcli.checkpoint.files import show
-
 
 class CachedWeights:
     """Weight files in the snapshot folder `root` that this process reads.
@@ -38,15 +36,17 @@ class CachedWeights:
         Returns a warning where something stays.
         """
         self._pending |= dict.fromkeys(names)
-        stay = f"{len(self._pending)} weight files stay in the cache {show(str(self._root))}: "
+        why = "another run reads them"
         try:
             with self._alone() as alone:
                 for name in list(self._pending) if alone else ():
                     _remove(self._root / name)
                     del self._pending[name]
         except OSError as error:
-            return [stay + os.strerror(error.errno or 0)]
-        return [stay + "another run reads them"] if self._pending else []
+            why = os.strerror(error.errno or 0)
+        if not self._pending:
+            return []
+        return [f"{len(self._pending)} of the source's files stay in the hub's cache: {why}"]
 
     @contextmanager
     def _alone(self) -> Iterator[bool]:

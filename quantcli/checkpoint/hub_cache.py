@@ -140,13 +140,13 @@ def open_cached(repo_id: str, revision: str, progress: Progress) -> Checkpoint:
     needed = {"config.json"}
     if any(name.endswith(".safetensors") for name in names):
         needed.update(find_layout(names, side_files.json(INDEX)).files)
+    cached = CachedWeights(root, sorted(needed - {"config.json"}))
     # The client leaves dangling links behind when content is deleted by hand.
     present = {name for name in names if (root / name).exists()}
     if len(needed) == 1 or not needed <= present:
         raise AccessError(
             f"{show(repo_id)} is not completely in the cache: unset HF_HUB_OFFLINE to download it"
         )
-    cached = CachedWeights(root, sorted(needed - {"config.json"}))
     files = [_cached_file(root, name) for name in sorted(present)]
     used = [file for file in files if file.name in needed or file.size <= SIDE_FILE_LIMIT]
     verify(root, used, progress)

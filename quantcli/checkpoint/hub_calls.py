@@ -2,7 +2,7 @@
 
 huggingface_hub retries some requests by itself (the look before a download, broken connections,
 which it resumes by Range), without jitter, and obeys any Retry-After however long. What is added
-here: retries for everything else, jitter, and a limit to the waiting.
+here: retries for everything else, jitter, a limit to the waiting, and a common rate of requests.
 """
 
 import errno
@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import get_session
 
 from quantcli.checkpoint.files import show
+from quantcli.checkpoint.rate import SharedBucket, shared_bucket
 from quantcli.errors import (
     AccessError,
     NetworkError,
@@ -148,6 +149,8 @@ def _asked_wait(response: Any) -> float | None:
 def _check_answer(response: Any) -> None:
     """Refuse answers that would make the client wait for hours or write outside its cache."""
     wait = _asked_wait(response) if response.status_code in WORTH_A_RETRY else None
+    if wait and response.status_code == 429 and (bucket := _bucket_of(response.request)):
+        bucket.close(min(wait, LONGEST_WAIT))
     if wait is not None and wait > LONGEST_WAIT:
         raise NetworkError(
             f"{host()} asks to wait {wait:.0f} s before the next request: come back then"
@@ -159,9 +162,20 @@ def _check_answer(response: Any) -> None:
             raise NetworkError(f"{host()} sends the hostile {header} {show(tag)}")
 
 
+def _wait_for_token(request: Any) -> None:
+    if bucket := _bucket_of(request):
+        bucket.take(time.sleep)
+
+
+def _bucket_of(request: Any) -> SharedBucket | None:
+    """The tokens for requests to the hub; other hosts, such as its CDN, do not count."""
+    return shared_bucket() if request.url.host == urlsplit(constants.ENDPOINT).hostname else None
+
+
 def _guard_session() -> None:
     session = get_session()
     hooks = session.event_hooks
     if _check_answer not in hooks["response"]:
+        hooks["request"].append(_wait_for_token)
         hooks["response"].append(_check_answer)
         session.event_hooks = hooks
