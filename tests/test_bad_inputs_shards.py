@@ -48,7 +48,11 @@ def repeat_a_tensor(folder: Path) -> None:
     """Put a tensor of the first shard into the second one, too."""
     header, data = parts(folder / SECOND)
     size = 2 * 256 * 256
-    header[Q] = {"dtype": "BF16", "shape": [256, 256], "data_offsets": [len(data), len(data) + size]}
+    header[Q] = {
+        "dtype": "BF16",
+        "shape": [256, 256],
+        "data_offsets": [len(data), len(data) + size],
+    }
     text = json.dumps(header).encode()
     (folder / SECOND).write_bytes(with_header(text, data + bytes(size)))
 

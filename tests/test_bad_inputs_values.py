@@ -20,9 +20,7 @@ CASES: Cases = {
     (51, "minus infinity"): Case(
         put_weight(Q, MINUS_INF, at=2 * 256 + 5), 3, [Q, "-inf", "column 5"]
     ),
-    (52, "beyond the scale range"): Case(
-        put_weight(Q, HUGE), 3, [Q, "2.99076e+38", "BF16 or F32"]
-    ),
+    (52, "beyond the scale range"): Case(put_weight(Q, HUGE), 3, [Q, "2.99076e+38", "BF16 or F32"]),
 }
 
 
