@@ -106,7 +106,7 @@ def _damage_fields(rng: Random, fields: list[Field]) -> None:
         fields[at] = replace(part, value=rng.choice([odd_number(rng, part.value), *_types(rng)]))
     else:
         name = rng.choice(NAMES).encode("utf-8", "surrogatepass")
-        fields[at] = rng.choice([name, damaged_bytes(rng, part), part * 1000])
+        fields[at] = rng.choice([name, damaged_bytes(rng, part), (part * 1000)[:8192]])
         if isinstance(before, Number) and rng.random() < 0.8:
             fields[at - 1] = replace(before, value=len(fields[at]))
 
