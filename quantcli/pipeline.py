@@ -13,7 +13,7 @@ import numpy as np
 from quantcli import encoding, sequence
 from quantcli.calibration import Text, calibrate, cut_windows, read_text
 from quantcli.calibration.calibrate import CONTEXT
-from quantcli.errors import BadInputError
+from quantcli.errors import BadInputError, ResourceError
 from quantcli.evaluation import Quality
 from quantcli.evaluation.evaluate import evaluate, set_exam
 from quantcli.gguf_file import Writer, WrittenFile, check_output, check_space
@@ -43,6 +43,7 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
     progress = progress or Silent()
     plan = make_plan(job, weights=False, progress=progress)
     check_outputs(plan)
+    check_memory(plan)
     text = check_evaluation(plan)
     if not plan.checkpoint.has_weights:
         plan = make_plan(job, progress=progress)
@@ -86,6 +87,27 @@ def check_outputs(plan: Plan) -> None:
     if plan.job.save_recipe is not None:
         check_output(plan.job.save_recipe, force=plan.job.force, sources=plan.sources)
     check_space(plan.files[0].path.parent, plan.disk_bytes)
+
+
+def check_memory(plan: Plan) -> None:
+    """Refuse a conversion that may need more memory than is allowed.
+
+    Raises:
+        ResourceError: naming what it needs, what is allowed, and whether fewer threads would do.
+    """
+    allowed, needed, threads = plan.job.max_memory_bytes, plan.peak_memory_bytes, plan.job.threads
+    if allowed is None or needed <= allowed:
+        return
+    least = replace(plan, job=replace(plan.job, threads=1)).peak_memory_bytes
+    remedy = (
+        f"use fewer --threads (one needs {least})"
+        if least <= allowed
+        else f"allow at least the {least} that --threads 1 needs"
+    )
+    raise ResourceError(
+        f"{plan.checkpoint.id}: --threads {threads} may need {needed} bytes of memory, "
+        f"--max-memory allows {allowed}; {remedy}"
+    )
 
 
 def check_heads(plan: Plan) -> None:

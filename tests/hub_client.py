@@ -24,6 +24,17 @@ def failure(kind: type[QuantcliError], repo: str = "org/name", **options: object
     return message
 
 
+def environment(hub: HubServer, tmp_path: Path, **more: str) -> dict[str, str]:
+    """What points the client of another process at the hub and at an empty cache."""
+    home = str(tmp_path / "home")
+    return {
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": home,
+        "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1",
+    } | more
+
+
 def downloads(server: HubServer) -> list[str]:
     asked = [path for method, path, _ in server.requests if method == "GET"]
     return [path.rpartition("/")[2] for path in asked if "/resolve/" in path]

@@ -239,17 +239,6 @@ def test_a_file_size_limit_exits_7_and_leaves_nothing(tmp_path):
     assert names(tmp_path) == []
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
 def test_a_full_disk_is_one_error_and_leaves_nothing(small_disk):
     with pytest.raises(ResourceError, match="cannot write: No space left on device; free some"):
         write_file(small_disk / "out", bytes(2 << 20))

@@ -4,18 +4,8 @@ import json
 from pathlib import Path
 
 from conftest import Cli, assert_one_line_error
-from hub_server import Fault, HubServer
-
-
-def environment(hub: HubServer, tmp_path: Path, **more: str) -> dict[str, str]:
-    """What points the client at the local hub and at an empty cache."""
-    home = str(tmp_path / "home")
-    return {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": home,
-        "HF_HUB_OFFLINE": "0",
-        "HF_HUB_DISABLE_XET": "1",
-    } | more
+from hub_client import environment
+from hub_server import HubServer
 
 
 def test_plan_downloads_no_weights(cli: Cli, tmp_path: Path, demo: Path) -> None:
@@ -60,19 +50,3 @@ def test_an_existing_output_costs_no_download(cli: Cli, tmp_path: Path, demo: Pa
         assert_one_line_error(done, 9, "x.gguf")
     cached = sum(file.stat().st_size for file in (tmp_path / "home").rglob("*") if file.is_file())
     assert cached < demo.joinpath("model.safetensors").stat().st_size / 4
-
-
-def test_a_flipped_bit_is_found(cli: Cli, tmp_path: Path, demo: Path) -> None:
-    fault = Fault("model.safetensors", corrupt=True, times=99)
-    with HubServer({"org/demo": demo}, [fault]) as hub:
-        done = cli("convert", "org/demo", **environment(hub, tmp_path))
-    assert_one_line_error(done, 8, "model.safetensors")
-    assert list(cli.work.iterdir()) == []
-
-
-def test_unknown_repository_and_revision(cli: Cli, tmp_path: Path, demo: Path) -> None:
-    with HubServer({"org/demo": demo}) as hub:
-        places = environment(hub, tmp_path)
-        assert_one_line_error(cli("convert", "org/none", **places), 5, "org/none")
-        wrong = cli("convert", "org/demo", "--revision", "v9", **places)
-        assert_one_line_error(wrong, 5, "v9")

@@ -52,7 +52,7 @@ def read_text(source: str) -> Text:
         # llama.cpp's tools drop the last line end, too.
         content = _decode(data, name).removesuffix("\n")
     if not content.strip():
-        raise BadInputError(f"{show(name)} holds no text: give another --text")
+        raise BadInputError(f"{show(name)} holds no text: give another one")
     return Text(name, content)
 
 

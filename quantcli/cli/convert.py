@@ -79,6 +79,15 @@ def convert(
         ),
     ] = False,
     threads: options.Threads = None,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--max-memory",
+            metavar="SIZE",
+            help="Refuse to start if the conversion may need more private memory, e.g. 2GB.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
     force: options.Force = False,
     resume: Annotated[
         bool,
@@ -143,6 +152,7 @@ def convert(
         else None,
         evaluate=evaluate,
         threads=threads,
+        max_memory_bytes=ram.parse_size(max_memory, "--max-memory") if max_memory else None,
         force=force,
         resume=resume,
         delete_source=delete_source,

@@ -120,8 +120,9 @@ class Snapshots:
         try:
             yield
         except OSError as error:
+            why = error.strerror or error  # numpy says in words alone how much it could write
             raise ResourceError(
-                f"{self._folder}: cannot keep what --resume would need ({error.strerror}); free "
+                f"{self._folder}: cannot keep what --resume would need ({why}); free "
                 "some space or choose another output folder"
             ) from None
 

@@ -29,6 +29,7 @@ class Job:
     `target` takes the place of `types`: one file, whose tensors' types are measured on the same
     text; `save_recipe` is where to write them as a recipe.
     `delete_source` removes the weights of a hub model from the cache as soon as they were read.
+    `max_memory_bytes` refuses a conversion that may need more private memory than that.
     `evaluate` names a text (see calibration.text.read_text) to measure the outputs' quality on.
     """
 
@@ -47,6 +48,7 @@ class Job:
     split_max_bytes: int | None = None
     evaluate: str | None = None
     threads: int = field(default_factory=default_threads)
+    max_memory_bytes: int | None = None
     force: bool = False
     resume: bool = False
     target: Target | None = None
