@@ -7,6 +7,7 @@ path of a small file, for its children; without them nobody waits.
 import fcntl
 import math
 import os
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,6 +19,7 @@ WINDOW = 300.0  # seconds in which the hub counts requests
 BURST_SHARE = 1 / 20  # of the rate
 # No honest file says more: it is of another boot, or no bucket.
 HORIZON = 12 * WINDOW
+_NAME = "QUANTCLI_HUB_"
 _FORM = "{:24.6f} {:24.6f}\n"
 
 
@@ -115,12 +117,18 @@ class SharedBucket:
         return Bucket(self._rate, at, closed_until)
 
 
+def rate_environment(rate: float) -> dict[str, str]:
+    """What makes child processes, and all of this user on a machine, share one bucket."""
+    path = Path(tempfile.gettempdir()) / f"quantcli-hub-{os.getuid()}"
+    return {f"{_NAME}BUCKET": str(path), f"{_NAME}RATE": str(max(1.0, rate))}
+
+
 def shared_bucket() -> SharedBucket | None:
     """The bucket that the environment names, if it does.
 
     Raises UsageError if that makes no sense.
     """
-    path, rate = (os.environ.get(f"QUANTCLI_HUB_{name}", "") for name in ("BUCKET", "RATE"))
+    path, rate = (os.environ.get(f"{_NAME}{name}", "") for name in ("BUCKET", "RATE"))
     if not path and not rate:
         return None
     try:

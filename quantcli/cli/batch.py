@@ -117,6 +117,16 @@ def batch(
             rich_help_panel=options.RUN,
         ),
     ] = None,
+    hub_rate: Annotated[
+        int,
+        typer.Option(
+            "--hub-rate",
+            metavar="N",
+            min=1,
+            help="Requests to the hub in five minutes, of all jobs together.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = 950,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -137,12 +147,14 @@ def batch(
     from quantcli.batch.local import memory_limit
     from quantcli.batch.manifest import ManifestError
     from quantcli.batch.run import Batch
+    from quantcli.checkpoint.rate import rate_environment
     from quantcli.planning import default_threads
     from quantcli.planning.ram import parse_size
 
     cores = threads or default_threads()
     memory = parse_size(max_memory, "--max-memory") if max_memory else memory_limit()
-    environment: dict[str, str] = {}
+    part = _shard(shard)
+    environment = rate_environment(hub_rate / (part[1] if part else 1))
     asked = Batch(
         manifest=manifest,
         root=output or Path(manifest.stem),
@@ -150,7 +162,7 @@ def batch(
         cores=cores,
         memory=memory,
         environment=environment,
-        shard=_shard(shard),
+        shard=part,
         only=only,
         upload=upload,
         retry_failed=retry_failed,
