@@ -13,7 +13,7 @@ import numpy as np
 from quantcli import encoding, sequence
 from quantcli.calibration import Text, calibrate, cut_windows, read_text
 from quantcli.calibration.calibrate import CONTEXT
-from quantcli.errors import BadInputError, ResourceError
+from quantcli.errors import BadInputError, IntegrityError, ResourceError
 from quantcli.evaluation import Quality
 from quantcli.evaluation.evaluate import evaluate, set_exam
 from quantcli.gguf_file import Writer, WrittenFile, check_output, check_space
@@ -76,12 +76,15 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
 
 
 def check_outputs(plan: Plan) -> None:
-    """Refuse outputs that exist, are an input, or do not fit on the disk.
+    """Refuse outputs that exist, are an input, do not fit on the disk or are over their gate.
 
     Raises:
         OutputExistsError, UsageError, ResourceError: see gguf_file.check_output, check_space.
+        IntegrityError: an output that will be too large for its gate.
     """
     for file in plan.files:
+        for line in plan.job.gate.too_large(file.path.name, file.size_bytes):
+            raise IntegrityError(line)
         for shard in file.shards:
             check_output(shard.path, force=plan.job.force, sources=plan.sources)
     if plan.job.save_recipe is not None:

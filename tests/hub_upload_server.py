@@ -4,7 +4,8 @@ import base64
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import yaml
@@ -129,17 +130,22 @@ class _UploadHandler(Handler):
 
 
 class UploadHub(HubServer):
-    """A hub without repositories at first; `stored` is LFS content by sha256.
+    """A hub with `repos` at first; `stored` is LFS content by sha256.
 
     `messages` are those of all commits. With `full` it takes no content. Faults of `status` answer
     with the request's own authorization, which must not reach any message.
     """
 
-    def __init__(self, faults: Sequence[Fault] = (), full: bool = False) -> None:
+    def __init__(
+        self,
+        faults: Sequence[Fault] = (),
+        full: bool = False,
+        repos: Mapping[str, Path] | None = None,
+    ) -> None:
         self.stored: dict[str, bytes] = {}
         self.messages: list[str] = []
         self.full = full
-        super().__init__({}, faults)
+        super().__init__(repos or {}, faults)
 
     def handler(self) -> type[Handler]:
         return _UploadHandler

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 from conftest import DEMO, Cli
-from hub_server import HubServer
 from zoo import Zoo, all_jobs, clone, jobs_of, killing_writers_of, make_zoo, wait_until_gone
+
+from quantcli.calibration.text import read_text
 
 NAMES = {"llama", "qwen3", "gemma2"}
 
@@ -171,7 +172,9 @@ def test_shards_that_are_none(zoo: Zoo, shard: str) -> None:
 
 def test_a_gate_judges_what_was_measured(tmp_path: Path) -> None:
     zoo = Zoo(tmp_path)
-    text = f'[[models]]\nsource = "{DEMO}"\ntypes = ["Q4_0", "Q8_0"]\ngate = {{ max_kld = %s }}\n'
+    (tmp_path / "text.txt").write_text(read_text("builtin").content[:6000])
+    text = f'[[models]]\nsource = "{DEMO}"\ntypes = ["Q4_0", "Q8_0"]\nevaluate = "text.txt"\n'
+    text += "gate = { max_kld = %s }\n"
     (tmp_path / "zoo.toml").write_text(text % "0.00001")
     ran = zoo.run()
     assert ran.code == 10
@@ -183,6 +186,18 @@ def test_a_gate_judges_what_was_measured(tmp_path: Path) -> None:
     (tmp_path / "zoo.toml").write_text(text % "0.5")
     assert zoo.run().code == 0, "the same files, another judgement"
     assert (zoo.digests(), zoo.begun()) == (files, begun)
+
+
+def test_a_file_that_will_be_too_large_is_not_made(zoo: Zoo) -> None:
+    manifest = zoo.folder / "zoo.toml"
+    manifest.write_text(
+        manifest.read_text().replace("[[models]]", '[[models]]\ngate = { max_size = "1MB" }')
+    )
+    ran = zoo.run()
+    assert ran.code == 10
+    assert set(zoo.statuses().values()) == {("failed", 8)}
+    assert all("Q8_0.gguf: " in line and "over max_size" in line for line in ran.errors)
+    assert (zoo.digests(), zoo.begun()) == ({}, [])
 
 
 def test_dry_run_knows_every_byte_and_writes_none(zoo: Zoo, finished: Zoo) -> None:
@@ -276,34 +291,6 @@ def test_a_killed_driver_loses_nothing(zoo: Zoo, finished: Zoo, times: int) -> N
     assert zoo.run().code == 0
     assert zoo.digests() == wanted
     assert zoo.litter() == []
-
-
-def test_one_download_serves_all_jobs_of_a_model_and_no_token_is_written(
-    tmp_path: Path, demo: Path
-) -> None:
-    zoo = Zoo(tmp_path)
-    models = '[[models]]\nsource = "org/demo"\ntypes = ["Q4_0", "Q8_0"]\n'
-    models += 'recipes = ["a.toml", "b.toml"]\noutput = "{model}-{recipe}-{type}.gguf"\n'
-    (tmp_path / "zoo.toml").write_text(models + '[[models]]\nsource = "org/none"\n')
-    for name in ("a", "b"):
-        (tmp_path / f"{name}.toml").write_text(f'description = "{name}"\n')
-    with HubServer({"org/demo": demo}) as hub:
-        ran = zoo.run(
-            HF_ENDPOINT=hub.url,
-            HF_HOME=str(tmp_path / "home"),
-            HF_HUB_OFFLINE="0",
-            HF_HUB_DISABLE_XET="1",
-            HF_TOKEN="hf_very_secret_token",
-        )
-        weights = [path for method, path, rng in hub.requests if method == "GET" and not rng]
-        assert "Bearer hf_very_secret_token" in hub.tokens
-    assert ran.code == 10
-    assert sum(path.endswith("model.safetensors") for path in weights) == 1
-    assert zoo.statuses()["none"] == ("failed", 5)
-    assert len(zoo.digests()) == 4
-    for path in zoo.shelf.rglob("*"):
-        assert not path.is_file() or b"very_secret" not in path.read_bytes()
-    assert "very_secret" not in ran.out + ran.err
 
 
 def run_job(text: str) -> subprocess.CompletedProcess[str]:

@@ -206,7 +206,7 @@ def test_a_good_manifest_becomes_jobs(tmp_path: Path) -> None:
     assert local.job.evaluate is None
     assert pinned.outputs == ("b-v1-x-r-Q4_K_M.gguf", "b-v1-x-r-Q8_0.gguf")
     assert pinned.upload == "me/b-GGUF"
-    assert pinned.gate.max_size == 10**9
+    assert pinned.job.gate.max_size == 10**9
 
 
 def test_a_key_names_what_makes_the_bytes(tmp_path: Path) -> None:

@@ -16,7 +16,6 @@ from pydantic import TypeAdapter
 from quantcli.batch.manifest import ManifestError, Model, Read, Settings, as_keys
 from quantcli.calibration.text import BUILTIN
 from quantcli.errors import QuantcliError, UsageError
-from quantcli.evaluation.gate import Gate
 from quantcli.methods import method_info
 from quantcli.planning import Job, Target
 from quantcli.planning.from_options import AUTO, make_job, make_target
@@ -28,7 +27,7 @@ OUTPUT = "{model}/{model}-{type}.gguf"
 JOB = TypeAdapter(Job)
 # What changes no byte of the outputs, or is told by `outputs`, is no part of a job's identity.
 NOT_IN_KEY = frozenset(
-    ("source", "output", "threads", "force", "resume", "delete_source", "max_memory_bytes")
+    ("source", "output", "threads", "force", "resume", "delete_source", "gate", "max_memory_bytes")
 )
 
 
@@ -46,7 +45,6 @@ class BatchJob:
     job: Job
     outputs: tuple[str, ...]
     identity: str  # of local files that are read: other contents, other key
-    gate: Gate
     upload: str | None
     report: tuple[str, ...]  # formats beside JSON
 
@@ -112,7 +110,6 @@ def _job(
     local = Path(source).is_absolute()
     if local and model.revision:
         raise UsageError("revision is for hub models, but the source is a local folder")
-    gate = settings.gate.gate if settings.gate else Gate()
     job = _conversion(source, model, settings, method, recipe, base)
     labels = [_label(job.target)] if job.target else _types(job)
     job = replace(job, types=job.types if job.target else tuple(labels))
@@ -137,7 +134,6 @@ def _job(
         job=replace(job, output=root / template),
         outputs=outputs,
         identity="".join(_fingerprint(Path(file)) for file in files if file is not None),
-        gate=gate,
         upload=_filled(settings.upload, words) if settings.upload else None,
         report=tuple(settings.report or ()),
     )
@@ -171,6 +167,7 @@ def _conversion(
         if settings.split_max_size
         else None,
         evaluate=_evaluation(settings, base),
+        gate=settings.gate.gate if settings.gate else None,
         force=True,  # the ledger knows whose an existing output is
         resume=True,
     )
@@ -178,8 +175,6 @@ def _conversion(
 
 def _evaluation(settings: Settings, base: Path) -> str | None:
     wanted = settings.evaluate
-    if wanted is None and settings.gate and settings.gate.gate.needs_quality:
-        return BUILTIN
     if wanted is False and settings.gate and settings.gate.gate.needs_quality:
         raise UsageError("gate needs the quality; leave `evaluate = false` out")
     return BUILTIN if wanted is True else _text(wanted or None, base)

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from quantcli.errors import QuantcliError, UsageError
 from quantcli.evaluation.gate import Gate
 from quantcli.methods import method_info
+from quantcli.planning.from_options import make_gate
 from quantcli.planning.ram import parse_size
 from quantcli.recipes import file_type
 
@@ -63,8 +64,7 @@ class GateTable(Strict):
     @property
     def gate(self) -> Gate:
         """The limits in numbers."""
-        size = parse_size(self.max_size, "max_size") if self.max_size else None
-        return Gate(self.max_kld, self.min_top1, size)
+        return make_gate(self.max_kld, self.min_top1, self.max_size)
 
 
 class Settings(Strict):

@@ -55,7 +55,7 @@ def _job(job: BatchJob, record: dict[str, Any], url: str | None) -> dict[str, An
     if record.get("event") == FAILED:
         status, code, error = FAILED_JOB, record["exit_code"], record["error"]
     elif record.get("event") == FINISHED:
-        missed = misses(job.gate, record)
+        missed = misses(job.job.gate, record)
         status, code = (FAILED_JOB, INTEGRITY) if missed else (DONE, 0)
         error = "; ".join(missed) or None
     return {

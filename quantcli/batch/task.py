@@ -14,7 +14,7 @@ from quantcli.batch.orders import Order, to_line
 from quantcli.batch.preflight import Planned
 from quantcli.batch.publish import Publication
 from quantcli.batch.retries import PERMANENT
-from quantcli.errors import OutputExistsError, ResourceError
+from quantcli.errors import IntegrityError, OutputExistsError, ResourceError
 from quantcli.evaluation.gate import Gate
 from quantcli.evaluation.quality import Quality
 
@@ -93,6 +93,8 @@ class Conversion:
                 f"may need {needed} bytes of memory, but a job can have {memory}; give --max-memory"
                 " or fewer `threads`, or take another machine",
             )
+        if large := self._too_large():
+            return Outcome(IntegrityError.exit_code, "; ".join(large))
         for output in self.outputs:
             if not self.force and not self.ledger.knows(output):
                 found = next(_present(self.root / output), None)
@@ -103,6 +105,12 @@ class Conversion:
                         "away or use --force",
                     )
         return None
+
+    def _too_large(self) -> list[str]:
+        """Outputs that will miss their gate whatever they hold."""
+        planned, gate = self.planned.plan.get("outputs", ()), self.planned.job.job.gate
+        pairs = zip(self.outputs, planned, strict=False)
+        return [line for name, it in pairs for line in gate.too_large(name, it["size_bytes"])]
 
     def line(self) -> str:
         job = self.planned.job
@@ -135,7 +143,7 @@ class Conversion:
         }
 
     def misses(self) -> list[str]:
-        return misses(self.planned.job.gate, self.ledger.last(self.key))
+        return misses(self.planned.job.job.gate, self.ledger.last(self.key))
 
 
 @dataclass
@@ -171,7 +179,7 @@ class Upload:
     def ready(self) -> bool:
         """Whether all jobs are done and have met their gates."""
         pairs = zip(self.jobs, self.records, strict=True)
-        return all(r.get("event") == FINISHED and not misses(job.gate, r) for job, r in pairs)
+        return all(r.get("event") == FINISHED and not misses(job.job.gate, r) for job, r in pairs)
 
     def wanted(self) -> bool:
         if not self.ready():

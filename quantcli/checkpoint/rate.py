@@ -5,6 +5,7 @@ path of a small file, for its children; without them nobody waits.
 """
 
 import fcntl
+import hashlib
 import math
 import os
 import tempfile
@@ -12,6 +13,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from huggingface_hub import constants
 
 from quantcli.errors import UsageError
 
@@ -118,8 +121,9 @@ class SharedBucket:
 
 
 def rate_environment(rate: float) -> dict[str, str]:
-    """What makes child processes, and all of this user on a machine, share one bucket."""
-    path = Path(tempfile.gettempdir()) / f"quantcli-hub-{os.getuid()}"
+    """What makes child processes, and all of this user on a machine, share one bucket per hub."""
+    hub = hashlib.sha256(constants.ENDPOINT.encode()).hexdigest()[:8]
+    path = Path(tempfile.gettempdir()) / f"quantcli-hub-{os.getuid()}-{hub}"
     return {f"{_NAME}BUCKET": str(path), f"{_NAME}RATE": str(max(1.0, rate))}
 
 

@@ -61,6 +61,36 @@ def convert(
             rich_help_panel=options.RUN,
         ),
     ] = None,
+    max_kld: Annotated[
+        float | None,
+        typer.Option(
+            "--max-kld",
+            metavar="NATS",
+            min=0,
+            help="Exit 8 if an output's mean KL divergence is over it; implies --evaluate.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
+    min_top1: Annotated[
+        float | None,
+        typer.Option(
+            "--min-top1",
+            metavar="FRACTION",
+            min=0,
+            max=1,
+            help="Exit 8 if the same most likely token is rarer, e.g. 0.95; implies --evaluate.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            "--max-size",
+            metavar="SIZE",
+            help="Exit 8, before any work, if an output will be larger.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
@@ -123,8 +153,9 @@ def convert(
     """
     from quantcli.cli import render
     from quantcli.cli.progress import for_terminal
+    from quantcli.errors import IntegrityError
     from quantcli.planning import ram
-    from quantcli.planning.from_options import make_job, make_target
+    from quantcli.planning.from_options import make_gate, make_job, make_target
     from quantcli.report import files
 
     if report is not None:
@@ -151,6 +182,7 @@ def convert(
         if split_max_size
         else None,
         evaluate=evaluate,
+        gate=make_gate(max_kld, min_top1, max_size),
         threads=threads,
         max_memory_bytes=ram.parse_size(max_memory, "--max-memory") if max_memory else None,
         force=force,
@@ -176,3 +208,5 @@ def convert(
     if report is not None:
         files.write_report(done, report)
     render.report(done, as_json, quiet)
+    if missed := done.misses(job.gate):
+        raise IntegrityError(f"{'; '.join(missed)} (the outputs stay)")

@@ -22,11 +22,15 @@ class Gate:
         """Whether the output has to be evaluated."""
         return self.max_kld is not None or self.min_top1 is not None
 
+    def too_large(self, name: str, size_bytes: int) -> list[str]:
+        """A line if the output `name` is over the limit: known before the work."""
+        if self.max_size is None or size_bytes <= self.max_size:
+            return []
+        return [f"{name}: {size_bytes} bytes are over max_size, {self.max_size}"]
+
     def misses(self, name: str, size_bytes: int, quality: Quality | None) -> list[str]:
         """A line for each limit that the output `name` does not keep to."""
-        found = []
-        if self.max_size is not None and size_bytes > self.max_size:
-            found.append(f"{name}: {size_bytes} bytes are over max_size, {self.max_size}")
+        found = self.too_large(name, size_bytes)
         if not self.needs_quality:
             return found
         if quality is None or quality.kld_mean is None or quality.top1_agreement is None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from quantcli.calibration.text import BUILTIN
 from quantcli.errors import UsageError
+from quantcli.evaluation.gate import Gate
 from quantcli.methods import method_info
 from quantcli.planning.job import Job, default_threads
 from quantcli.planning.ram import parse_size
@@ -30,6 +31,8 @@ def make_job(
     target: Target | None = None,
     save_recipe: Path | None = None,
     on_fallback: str,
+    evaluate: str | None = None,
+    gate: Gate | None = None,
     **rest: Any,
 ) -> Job:
     """Build the job; `types` is the comma-separated --type value, None for the default.
@@ -50,6 +53,8 @@ def make_job(
         threads=threads or default_threads(),
         target=target,
         save_recipe=save_recipe,
+        evaluate=evaluate or (BUILTIN if gate and gate.needs_quality else None),
+        gate=gate or Gate(),
         **_statistics(method, imatrix, calibration, calibration_tokens, target),
         **rest,
     )
@@ -96,6 +101,15 @@ def make_target(size: str | None, bpw: float | None, ram: str | None) -> Target 
     if not 0 < bpw <= MOST_BPW:
         raise UsageError(f"--target-bpw {bpw} is not a number of bits above 0, at most {MOST_BPW}")
     return Target(options[0], bpw=bpw)
+
+
+def make_gate(max_kld: float | None, min_top1: float | None, max_size: str | None) -> Gate:
+    """What --max-kld, --min-top1 and --max-size mean.
+
+    Raises:
+        UsageError: for what is no size.
+    """
+    return Gate(max_kld, min_top1, parse_size(max_size, "--max-size") if max_size else None)
 
 
 def _check_target(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from quantcli.calibration.calibrate import METHOD_TOKENS, TOKENS
 from quantcli.calibration.text import BUILTIN
+from quantcli.evaluation.gate import Gate
 from quantcli.methods import method_info
 from quantcli.planning.target import Target
 from quantcli.recipes import Recipe
@@ -30,6 +31,7 @@ class Job:
     text; `save_recipe` is where to write them as a recipe.
     `delete_source` removes the weights of a hub model from the cache as soon as they were read.
     `max_memory_bytes` refuses a conversion that may need more private memory than that.
+    `gate` is what the outputs must keep to: their size before the work, their quality after it.
     `evaluate` names a text (see calibration.text.read_text) to measure the outputs' quality on.
     """
 
@@ -54,6 +56,7 @@ class Job:
     target: Target | None = None
     save_recipe: Path | None = None
     delete_source: bool = False
+    gate: Gate = field(default_factory=Gate)
 
     @property
     def has_imatrix(self) -> bool:

@@ -91,10 +91,8 @@ def _line(text: str) -> str:
 def _job(job: dict[str, Any]) -> dict[str, Any]:
     """What the template shows of one model with one method."""
     warnings = [_line(warning) for warning in job["warnings"][:MOST_WARNINGS]]
-    source = _name(job["source"])
     return {
-        "name": _name(job["name"]),
-        "source": source if source != _name(job["name"]) else None,
+        "name": _name(job["source"]),
         "status": job["status"],
         "exit_code": job["exit_code"],
         "error": _line(job["error"]) if job["error"] else None,
@@ -167,7 +165,7 @@ def _facts(
         ("Shard", plain(summary["shard"]) if summary["shard"] else None),
         ("Jobs done", f"{totals['done']:,} of {totals['jobs']:,}" if totals["jobs"] else None),
         ("Skipped", f"{totals['skipped']:,}" if totals["skipped"] else None),
-        ("Time of all jobs", duration(totals["seconds"]) if totals["seconds"] else None),
+        ("Time", duration(totals["seconds"]) if totals["seconds"] else None),
         ("Most memory of a job", size(peak) if peak else None),
     ]
     return [(name, value) for name, value in found if value]

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from quantcli.evaluation import Quality
+from quantcli.evaluation.gate import Gate
 from quantcli.methods.encoded import Cost
 
 
@@ -65,3 +66,11 @@ class Report:
     seconds: float
     peak_memory_bytes: int
     warnings: list[str] = field(default_factory=list)
+
+    def misses(self, gate: Gate) -> list[str]:
+        """A line for each limit that an output does not keep to."""
+        return [
+            line
+            for output in self.outputs
+            for line in gate.misses(output.paths[0], output.size_bytes, output.quality)
+        ]
