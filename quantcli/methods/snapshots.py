@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -59,8 +59,16 @@ class Snapshots:
             self._folder.mkdir()
 
     def discard(self) -> None:
-        """Remove the folder."""
+        """Remove the folder; first what says that there is something in it."""
+        with suppress(OSError):
+            (self._folder / "done.json").unlink()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def nbytes(self) -> int:
+        """How much the folder holds."""
+        with suppress(FileNotFoundError):
+            return sum(path.stat().st_size for path in self._folder.iterdir())
+        return 0
 
     def read(self, step: int) -> Iterator[Part]:
         """The parts of a finished step.
