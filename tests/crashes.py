@@ -33,8 +33,8 @@ WITH_PROCESSES = (
     "encoding.WORTH_PROCESSES = 0; main()"
 )
 _MARK = "QUANTCLI_CRASH_TEST"  # in the environment: tells our processes, and theirs, from others
-_DEATH = re.compile(r"^(\d+) \+\+\+ killed by SIGKILL")
-_CALL = re.compile(r"^(\d+) (\w+)\((.*)")
+_DEATH = re.compile(r"^(\d+) +\+\+\+ killed by SIGKILL")
+_CALL = re.compile(r"^(\d+) +(\w+)\((.*)")
 
 
 @dataclass(frozen=True)
