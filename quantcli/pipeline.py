@@ -78,7 +78,7 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
 
 
 def check_outputs(plan: Plan) -> None:
-    """Refuse outputs that exist, are an input, or do not fit on the disk; clear what dead runs left.
+    """Clear what dead runs left; refuse outputs that exist, are an input or do not fit on the disk.
 
     Raises:
         OutputExistsError, UsageError, ResourceError: see gguf_file.check_output, check_space.

@@ -158,9 +158,7 @@ def _last_call(log: list[str]) -> str | None:
     return f"{call} {next((kind for kind in kinds if kind in target.split(', ')[0]), 'other')}"
 
 
-def sweep(
-    conversion: Conversion, folder: Path, calls: tuple[str, ...] = CALLS
-) -> "Counter[str]":
+def sweep(conversion: Conversion, folder: Path, calls: tuple[str, ...] = CALLS) -> "Counter[str]":
     """Kill at every call, one run each; how many were killed where.
 
     Each thread counts its calls itself, and who comes first is killed.

@@ -2,10 +2,11 @@
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from crashes import (
     Conversion,
@@ -17,6 +18,10 @@ from crashes import (
     smallest,
     split,
 )
+
+from quantcli.errors import ResourceError
+from quantcli.methods.encoded import Cost, Encoded
+from quantcli.methods.snapshots import Part, Snapshots
 
 PAGE = 4096
 DISK = 2 << 20  # room for the outputs, once more as kept for --resume, and hidden states
@@ -113,33 +118,48 @@ def test_met_on_the_way(tmp_path: Path, disk: Path, source: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [rtn, split, in_processes, gptq])
+@pytest.mark.parametrize(("make", "step"), [(rtn, 3), (split, 7), (in_processes, 3), (gptq, 9)])
 def test_met_anywhere(
-    tmp_path: Path, disk: Path, source: Path, make: Callable[[Path], Conversion]
+    tmp_path: Path, disk: Path, source: Path, make: Callable[[Path], Conversion], step: int
 ) -> None:
-    """With every third page as the last one."""
-    struck = meet(make(source).expected(tmp_path / "whole"), disk, range(0, DISK // PAGE, 3))
+    """With every `step`-th page as the last one."""
+    struck = meet(make(source).expected(tmp_path / "whole"), disk, range(0, DISK // PAGE, step))
     print(make.__name__, struck)
     assert struck >= 15
 
 
-def meet(conversion: Conversion, disk: Path, pages: "range | list[int]") -> int:
+def meet(conversion: Conversion, disk: Path, pages: Iterable[int]) -> int:
     """Convert with that many pages left until it fits; how often it did not."""
     out = disk / "out"
     out.mkdir()
-    for struck, room in enumerate(pages):
+    struck = 0
+    for room in pages:
         filler = fill(disk, room * PAGE)
         done = run(lied_to(conversion), out)
+        filler.unlink()
         if done.returncode == 0:
             break
+        struck += 1
         assert_full(done)
         assert list(out.iterdir()) == []
-        filler.unlink()
     else:
-        struck = len(pages)
         assert run(conversion, out).returncode == 0
     assert digests(out) == conversion.digests
     return struck
+
+
+def test_what_is_kept_for_resuming_is_whole(disk: Path) -> None:
+    """There is room for the head of an array but not for all of it."""
+    kept = Snapshots(disk / "kept", "key")
+    kept.begin()
+    filler = fill(disk, PAGE)
+    encoded = Encoded(np.ones((1, PAGE - 100), np.uint8), Cost())
+    with pytest.raises(ResourceError, match="cannot keep .* No space left on device"):
+        list(kept.record(0, [Part("w", [encoded])]))
+    filler.unlink()
+    assert len(list(kept.record(0, [Part("w", [encoded])]))) == 1
+    [part] = kept.read(0)
+    np.testing.assert_array_equal(part.encoded[0].packed, encoded.packed)
 
 
 def test_a_report_that_has_no_room(tmp_path: Path, disk: Path, source: Path) -> None:
