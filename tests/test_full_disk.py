@@ -154,7 +154,7 @@ def test_what_is_kept_for_resuming_is_whole(disk: Path) -> None:
     kept.begin()
     filler = fill(disk, PAGE)
     encoded = Encoded(np.ones((1, PAGE - 100), np.uint8), Cost())
-    with pytest.raises(ResourceError, match="cannot keep .* No space left on device"):
+    with pytest.raises(ResourceError, match=r"cannot keep .*No space left on device"):
         list(kept.record(0, [Part("w", [encoded])]))
     filler.unlink()
     assert len(list(kept.record(0, [Part("w", [encoded])]))) == 1
