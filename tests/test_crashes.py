@@ -85,8 +85,10 @@ def test_killed_at_random_times(tmp_path: Path, source: Path, make: Made) -> Non
         ends[running.wait()] += 1
         assert survivors(mark) == []
         assert_nothing_partial(conversion, out)
-        if number % 5 == 4:
+        if running.returncode in (0, 9):
+            shutil.rmtree(out)
+        elif number % 5 == 4:
             assert_next_run_finishes(conversion, out)
     print(make.__name__, dict(ends))
     assert ends.keys() <= {-signal.SIGKILL, 0, 9}
-    assert ends[-signal.SIGKILL] >= 10
+    assert ends[-signal.SIGKILL] >= 25
