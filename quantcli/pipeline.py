@@ -13,10 +13,10 @@ import numpy as np
 from quantcli import encoding, sequence
 from quantcli.calibration import Text, calibrate, cut_windows, read_text
 from quantcli.calibration.calibrate import CONTEXT
-from quantcli.errors import BadInputError, IntegrityError, ResourceError
+from quantcli.errors import BadInputError, IntegrityError, QuantcliError, ResourceError
 from quantcli.evaluation import Quality
 from quantcli.evaluation.evaluate import evaluate, set_exam
-from quantcli.gguf_file import Writer, WrittenFile, check_output, check_space
+from quantcli.gguf_file import Writer, WrittenFile, check_output, check_space, commit, has_part
 from quantcli.methods.encoded import Cost
 from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.methods.sensitivity import TOKENS, divergences
@@ -54,9 +54,13 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
     with ExitStack() as open_files:
         writers = [open_files.enter_context(_writer(plan, file)) for file in plan.files]
         quantize = sequence.quantize if plan.job.calibrates else encoding.quantize
-        costs = quantize(plan, writers, memory, progress)
-        written = _commit(plan, writers, progress)
-    sequence.forget(plan)
+        try:
+            costs = quantize(plan, writers, memory, progress)
+            written = _commit(plan, writers, progress)
+        except QuantcliError:  # a full disk, above all, gets its space back
+            sequence.forget(plan)
+            raise
+        sequence.forget(plan)
     if job.save_recipe is not None:
         write_recipe(recipe_of(plan.files[0]), job.save_recipe, force=job.force)
     qualities = _evaluate(plan, written, text, progress)
@@ -76,7 +80,7 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
 
 
 def check_outputs(plan: Plan) -> None:
-    """Refuse outputs that exist, are an input, do not fit on the disk or are over their gate.
+    """Clear what dead runs left; refuse outputs that exist, are an input, do not fit or miss a gate.
 
     Raises:
         OutputExistsError, UsageError, ResourceError: see gguf_file.check_output, check_space.
@@ -85,11 +89,13 @@ def check_outputs(plan: Plan) -> None:
     for file in plan.files:
         for line in plan.job.gate.too_large(file.path.name, file.size_bytes):
             raise IntegrityError(line)
-        for shard in file.shards:
-            check_output(shard.path, force=plan.job.force, sources=plan.sources)
+    paths = [shard.path for file in plan.files for shard in file.shards]
+    if has_part(paths[0]):  # the last to be published: that run had all it was to do
+        sequence.forget(plan)
+    check_output(*paths, force=plan.job.force, sources=plan.sources)
     if plan.job.save_recipe is not None:
         check_output(plan.job.save_recipe, force=plan.job.force, sources=plan.sources)
-    check_space(plan.files[0].path.parent, plan.disk_bytes)
+    check_space(paths[0].parent, plan.disk_bytes - sequence.reusable_bytes(plan))
 
 
 def check_memory(plan: Plan) -> None:
@@ -192,8 +198,8 @@ def _writer(plan: Plan, file: PlannedFile) -> Writer:
 
 def _commit(plan: Plan, writers: list[Writer], progress: Progress) -> list[list[WrittenFile]]:
     """Read every file back, verify it, and give it its final name."""
-    progress.start("Verifying", plan.disk_bytes)
-    written = [writer.commit(progress.advance) for writer in writers]
+    progress.start("Verifying", sum(file.size_bytes for file in plan.files))
+    written = commit(writers, progress.advance)
     progress.finish()
     return written
 

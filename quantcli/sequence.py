@@ -7,7 +7,6 @@ import numpy as np
 
 from quantcli.calibration import cut_windows
 from quantcli.calibration.calibrate import CONTEXT
-from quantcli.errors import QuantcliError
 from quantcli.gguf_file import Writer, encode_header
 from quantcli.methods import method_info
 from quantcli.methods.encoded import Cost
@@ -24,8 +23,7 @@ def quantize(
 ) -> list[list[Cost]]:
     """Write every tensor of every output; costs per file and tensor.
 
-    What a killed or interrupted run leaves for --resume is removed by `forget`, and here after an
-    error: a full disk, above all, gets its space back.
+    What is kept for --resume is the caller's to `forget`.
 
     Raises: see Sequential.
     """
@@ -43,22 +41,23 @@ def quantize(
     )
     snapshots = Snapshots(plan.snapshots, _key(plan, tokens))
     costs = [dict.fromkeys(source.shapes, Cost()) for _ in plan.files]
-    try:
-        with memory.watched():
-            for part in sequential.parts(snapshots, resume=plan.job.resume):
-                for writer, cost, encoded in zip(writers, costs, part.encoded, strict=True):
-                    writer.write(part.name, encoded.packed)
-                    cost[part.name] += encoded.cost
-    except QuantcliError:
-        snapshots.discard()
-        raise
+    with memory.watched():
+        for part in sequential.parts(snapshots, resume=plan.job.resume):
+            for writer, cost, encoded in zip(writers, costs, part.encoded, strict=True):
+                writer.write(part.name, encoded.packed)
+                cost[part.name] += encoded.cost
     return [list(cost.values()) for cost in costs]
 
 
 def forget(plan: Plan) -> None:
-    """Remove what was kept for --resume: the outputs are finished."""
+    """Remove what was kept for --resume: the outputs are finished, or cannot be."""
     if plan.job.calibrates:
         Snapshots(plan.snapshots, "").discard()
+
+
+def reusable_bytes(plan: Plan) -> int:
+    """What an earlier run kept, and so need not find room: it is gone on with or removed."""
+    return Snapshots(plan.snapshots, "").nbytes() if plan.job.calibrates else 0
 
 
 def _key(plan: Plan, tokens: np.ndarray) -> str:

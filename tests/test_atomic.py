@@ -65,8 +65,14 @@ def test_leaving_without_publishing_leaves_nothing(tmp_path):
 @pytest.mark.parametrize("step", ["rename", "flush"])
 def test_a_failure_while_publishing_leaves_nothing(tmp_path, monkeypatch, force, step):
     """Also after the file already has its final name."""
+    rename = AtomicFile.rename
 
     def fail(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    def rename_and_fail(file):
+        rename(file)
+        assert (tmp_path / "out").exists()
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), AtomicFile(tmp_path / "out", force=force) as file:
@@ -75,7 +81,7 @@ def test_a_failure_while_publishing_leaves_nothing(tmp_path, monkeypatch, force,
         if step == "flush":
             monkeypatch.setattr(os, "fsync", fail)
         else:
-            monkeypatch.setattr(AtomicFile, "keep", fail)
+            monkeypatch.setattr(AtomicFile, "rename", rename_and_fail)
         atomic.publish([file])
     assert names(tmp_path) == []
 

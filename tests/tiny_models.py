@@ -169,9 +169,9 @@ VARIANTS: dict[tuple[str, str], Variant] = {
 }
 
 
-def build(folder: Path, family: str, variant: str) -> Path:
-    """Write the checkpoint folder of a variant and return it."""
-    config, shapes = describe(family, variant)
+def build(folder: Path, family: str, variant: str, **changes: Any) -> Path:
+    """Write the checkpoint folder of a variant, its config changed, and return it."""
+    config, shapes = describe(family, variant, **changes)
     spec = VARIANTS[family, variant]
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -180,10 +180,10 @@ def build(folder: Path, family: str, variant: str) -> Path:
     return folder
 
 
-def describe(family: str, variant: str) -> tuple[dict[str, Any], Shapes]:
+def describe(family: str, variant: str, **changes: Any) -> tuple[dict[str, Any], Shapes]:
     """The config.json and the shapes of every tensor, in stored order."""
     spec = VARIANTS[family, variant]
-    config = {"model_type": family, **_SIZES, **_FAMILIES[family], **spec.config}
+    config = {"model_type": family, **_SIZES, **_FAMILIES[family], **spec.config, **changes}
     config["vocab_size"] = VOCAB_SIZE[spec.tokenizer]
     config["dtype"] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[spec.dtype]
     shapes = _shapes(family, config)

@@ -1,6 +1,13 @@
 """GGUF files: a strict bounded reader, and an atomic, sharding writer."""
 
-from quantcli.gguf_file.atomic import AtomicFile, WrittenFile, check_output, check_space, write_file
+from quantcli.gguf_file.atomic import (
+    AtomicFile,
+    WrittenFile,
+    check_output,
+    check_space,
+    has_part,
+    write_file,
+)
 from quantcli.gguf_file.layout import (
     GGML_TYPES,
     GgmlType,
@@ -20,7 +27,7 @@ from quantcli.gguf_file.reader import (
     read_tensor,
 )
 from quantcli.gguf_file.shards import Shard, plan_shards, read_split
-from quantcli.gguf_file.writer import Writer
+from quantcli.gguf_file.writer import Writer, commit
 
 __all__ = [
     "GGML_TYPES",
@@ -38,8 +45,10 @@ __all__ = [
     "WrittenFile",
     "check_output",
     "check_space",
+    "commit",
     "data_bytes",
     "encode_header",
+    "has_part",
     "open_regular",
     "parse_header",
     "plan_shards",

@@ -1,8 +1,9 @@
 """Output files that appear at their name complete, verified and durable, or not at all.
 
-`.<name>.<pid>.part` -> write -> fsync -> read back -> rename -> fsync(directory). While it is
-written the part file carries a lock, which the kernel drops when its process dies: an unlocked
-part file is litter of a killed run and is removed by the next one.
+`.<name>.<pid>.part` -> write -> fsync -> read back -> link -> fsync(directory) -> unlink. While it
+is written the part file carries a lock, which the kernel drops when its process dies: an unlocked
+part file is litter of a killed run and is removed by the next one. Until all outputs of a run have
+their final names each keeps its part file: a run that died in between is told by that.
 
 Exit codes: 2 for an output that makes no sense (directory missing or read-only, the output is an
 input), 7 for a full or failing disk, 8 when the disk returns other bytes than were written,
@@ -39,12 +40,34 @@ class WrittenFile:
     sha256: str
 
 
-def check_output(path: Path, *, force: bool = False, sources: Iterable[Path] = ()) -> None:
-    """Refuse an impossible output before any work; `sources` are the files that will be read.
+def check_output(*paths: Path, force: bool = False, sources: Iterable[Path] = ()) -> None:
+    """Refuse impossible outputs before any work; `sources` are the files that will be read.
 
-    Raises UsageError (the directory is missing, no directory or read-only; `path` is a directory,
-    a device or, by whatever name, one of `sources`), OutputExistsError (it exists and not `force`).
+    `paths` are all that a run will publish together. What dead runs left of them is removed.
+
+    Raises UsageError (the directory is missing, no directory or read-only; a path is a directory,
+    a device or, by whatever name, one of `sources`), OutputExistsError (it exists and not `force`,
+    or is being written).
     """
+    for path in paths:
+        _check_place(path, sources)
+    found = [path for path in paths if os.path.lexists(path)]
+    halfway = len(found) < len(paths) and all(map(has_part, found))
+    for path in paths:
+        with one_line(path, "create"), _locked_directory(path.parent):
+            _sweep(path, halfway=halfway)
+    for path in paths:
+        _refuse_existing(path, force)
+
+
+def has_part(path: Path) -> bool:
+    """Whether the file was published by a run that has not ended, or that died right then."""
+    with suppress(OSError):  # above all, there is no such file
+        return any(os.path.samestat(os.lstat(part), os.lstat(path)) for part, _ in _parts(path))
+    return False
+
+
+def _check_place(path: Path, sources: Iterable[Path]) -> None:
     directory = path.parent
     if not directory.is_dir():
         why = "is not a directory" if directory.exists() else "does not exist"
@@ -55,7 +78,6 @@ def check_output(path: Path, *, force: bool = False, sources: Iterable[Path] = (
         with suppress(OSError):  # a missing output is what we hope for
             if path.samefile(source):
                 raise UsageError(f"{path}: the output is the input {source}; choose another name")
-    _refuse_existing(path, force)
 
 
 def check_space(directory: Path, nbytes: int) -> None:
@@ -95,7 +117,7 @@ class AtomicFile:
         self.content = PartFile(path, self.part)
         self._runs: list[Run] = []
         self._sha256 = ""
-        self._kept = False
+        self._published: list[bool] = []  # shared by files that are published together
 
     def __enter__(self) -> Self:
         with one_line(self.path, "create"), _locked_directory(self.path.parent):
@@ -118,12 +140,12 @@ class AtomicFile:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._kept:
-            with suppress(FileNotFoundError):
-                self.part.unlink()
-            with suppress(FileNotFoundError):  # published, but its companions were not
+        if not self._published:
+            with suppress(FileNotFoundError):  # it has its final name, but its companions do not
                 if os.path.samestat(os.lstat(self.path), os.fstat(self._fd)):
                     self.path.unlink()
+        with suppress(FileNotFoundError):
+            self.part.unlink()
         os.close(self._fd)
         _litter.pop(self.part, None)
 
@@ -148,7 +170,7 @@ class AtomicFile:
         return WrittenFile(self.path, self.size, self._sha256)
 
     def rename(self) -> None:
-        """Give the part file its final name; without `force` never over another file."""
+        """Give the part file its final name, too; without `force` never over another file."""
         if self.force:
             self.part.replace(self.path)
             return
@@ -162,28 +184,27 @@ class AtomicFile:
             if os.path.lexists(self.path):
                 raise _exists(self.path) from None
             self.part.replace(self.path)
-            return
-        self.part.unlink()
 
-    def keep(self) -> None:
-        """Leave the file in place when the block ends."""
-        self._kept = True
+    def share(self, published: list[bool]) -> None:
+        """Leave the file in place when the block ends, if `published` has an item by then."""
+        self._published = published
 
 
 def publish(files: Sequence[AtomicFile]) -> list[WrittenFile]:
-    """Make verified files of one directory final together.
+    """Make verified files of one directory final together, in one instant.
 
     The first file is renamed last: readers begin with it, so a set cut short by a power failure
-    is not mistaken for a whole one.
+    is not mistaken for a whole one. Part files go when the files' blocks end.
     """
+    published: list[bool] = []
     for file in reversed(files):
+        file.share(published)
         with one_line(file.path, "rename"):
             file.rename()
     directory = files[0].path.parent
     with one_line(directory, "flush"), _directory(directory) as fd:
         os.fsync(fd)
-    for file in files:
-        file.keep()
+    published.append(True)
     return [file.written() for file in files]
 
 
@@ -206,23 +227,34 @@ def _refuse_existing(path: Path, force: bool) -> None:
         raise _exists(path)
 
 
-def _sweep(path: Path) -> None:
-    """Remove part files of dead writers of `path`; raise OutputExistsError for a living one."""
+def _parts(path: Path) -> Iterator[tuple[Path, str]]:
+    """Part files of writers of `path`, dead or alive, each with its writer's pid."""
     mine = re.compile(rf"\.{re.escape(path.name)}\.(\d+)\.part")
     for part in path.parent.iterdir():
         if match := mine.fullmatch(part.name):
-            with suppress(FileNotFoundError):  # its writer has just finished
-                fd = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-                try:
-                    fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    part.unlink()
-                except BlockingIOError:
-                    raise OutputExistsError(
-                        f"{path}: the output is being written by process {match[1]}; "
-                        "wait for it or choose another name"
-                    ) from None
-                finally:
-                    os.close(fd)
+            yield part, match[1]
+
+
+def _sweep(path: Path, *, halfway: bool = False) -> None:
+    """Remove part files of dead writers of `path`; raise OutputExistsError for a living one.
+
+    halfway: a writer died before all of its files had final names, so its file there goes as well.
+    """
+    for part, pid in _parts(path):
+        with suppress(FileNotFoundError):  # its writer has just finished
+            fd = os.open(part, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if halfway and has_part(path):
+                    path.unlink()
+                part.unlink()
+            except BlockingIOError:
+                raise OutputExistsError(
+                    f"{path}: the output is being written by process {pid}; "
+                    "wait for it or choose another name"
+                ) from None
+            finally:
+                os.close(fd)
 
 
 @contextmanager

@@ -95,10 +95,11 @@ class Writer:
         return file
 
     def commit(self, advance: Callable[[int], object] = abs) -> list[WrittenFile]:
-        """Verify what is on disk, then make all files final; `advance` hears of bytes verified.
+        """See the function `commit`, for several writers."""
+        return commit([self], advance)[0]
 
-        Raises IntegrityError if the disk returns anything else than what was written.
-        """
+    def verify(self, advance: Callable[[int], object]) -> list[AtomicFile]:
+        """All files, compared on disk with what was written. Raises IntegrityError."""
         if self._todo:
             raise RuntimeError(f"tensor {self._todo[-1][1].name!r} is incomplete")
         for file, shard in zip(self._files, self.shards, strict=True):
@@ -107,4 +108,17 @@ class Writer:
             header = read_header(file.part)
             if encode_header(header.metadata, list(header.tensors.values())) != shard.head:
                 raise IntegrityError(f"{shard.path}: the header reads back differently")
-        return publish(self._files)
+        return self._files
+
+
+def commit(
+    writers: Sequence[Writer], advance: Callable[[int], object] = abs
+) -> list[list[WrittenFile]]:
+    """Verify what is on disk, then make the files of all writers, in one directory, final together.
+
+    `advance` hears of bytes verified. Raises IntegrityError if the disk returns anything else than
+    what was written.
+    """
+    files = [writer.verify(advance) for writer in writers]
+    written = iter(publish([file for group in files for file in group]))
+    return [[next(written) for _ in group] for group in files]

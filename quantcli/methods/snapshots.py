@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
@@ -59,8 +59,16 @@ class Snapshots:
             self._folder.mkdir()
 
     def discard(self) -> None:
-        """Remove the folder."""
+        """Remove the folder; first what says that there is something in it."""
+        with suppress(OSError):
+            (self._folder / "done.json").unlink()
         shutil.rmtree(self._folder, ignore_errors=True)
+
+    def nbytes(self) -> int:
+        """How much the folder holds."""
+        with suppress(FileNotFoundError):
+            return sum(path.stat().st_size for path in self._folder.iterdir())
+        return 0
 
     def read(self, step: int) -> Iterator[Part]:
         """The parts of a finished step.
@@ -78,19 +86,16 @@ class Snapshots:
 
         Raises ResourceError.
         """
-        with self._writing():
-            file = self._parts(step).open("wb")
-        with file:
+        with self._writing(), self._parts(step).open("wb") as file:
             for part in parts:
-                with self._writing():
-                    costs = [asdict(encoded.cost) for encoded in part.encoded]
-                    line = json.dumps({"name": part.name, "costs": costs})
-                    file.write(line.encode() + b"\n")
-                    for encoded in part.encoded:
-                        np.save(file, encoded.packed)
+                costs = [asdict(encoded.cost) for encoded in part.encoded]
+                line = json.dumps({"name": part.name, "costs": costs})
+                file.write(line.encode() + b"\n")
+                for encoded in part.encoded:
+                    _save(file, encoded.packed)
+                file.flush()  # whoever gets the part may fail, and then there is nothing to write
                 yield part
-            with self._writing():
-                _flush(file)
+            _flush(file)
 
     def commit(self, step: int, states: Sequence[np.ndarray]) -> None:
         """Step number `step` is done, and these are the hidden states that the next one needs.
@@ -100,7 +105,7 @@ class Snapshots:
         with self._writing():
             with self._hidden(step + 1).open("wb") as file:
                 for state in states:
-                    np.save(file, state)
+                    _save(file, state)
                 _flush(file)
             made = self._folder / "done.json.new"
             with made.open("wb") as file:
@@ -135,6 +140,14 @@ class Snapshots:
                 f"{self._folder}: what the earlier run left cannot be read ({error}); convert "
                 "without --resume"
             ) from None
+
+
+def _save(file: IO[bytes], array: np.ndarray) -> None:
+    """As np.save, which does not notice that a disk is full when it closes its own stream."""
+    array = np.ascontiguousarray(array)
+    head = np.lib.format.header_data_from_array_1_0(array)
+    np.lib.format.write_array_header_1_0(file, head)
+    file.write(array.data)
 
 
 def _flush(file: IO[bytes]) -> None:

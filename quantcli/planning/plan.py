@@ -44,7 +44,7 @@ from quantcli.recipes import (
 )
 from quantcli.tensor_types import TensorType, get
 from quantcli.transformer.hyperparameters import read_hyperparameters
-from quantcli.transformer.layout import HEAD, head_name
+from quantcli.transformer.layout import EMBEDDING, HEAD, head_name
 
 Metadata = dict[str, Any]
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
@@ -107,8 +107,13 @@ class Plan:
 
     @property
     def disk_bytes(self) -> int:
-        """Space that all outputs need."""
-        return sum(file.size_bytes for file in self.files)
+        """Space that all outputs need, and beside them what is kept for --resume."""
+        outputs = sum(file.size_bytes for file in self.files)
+        if not self.job.calibrates:
+            return outputs
+        n_embd = next(o.shape[-1] for o in self.origins if o.name == EMBEDDING)
+        states = 4 * self.tokens * n_embd * (1 + len(self.files))
+        return outputs + sum(t.nbytes for f in self.files for t in f.tensors) + 2 * states
 
     @property
     def sources(self) -> list[Path]:
