@@ -84,7 +84,7 @@ def test_sources_are_deleted_after_the_last_job_that_reads_them(tmp_path: Path) 
 
 def test_a_damaged_download_is_fetched_again(tmp_path: Path) -> None:
     zoo = hub_zoo(tmp_path)
-    fault = Fault("model.safetensors", corrupt=True, times=3)  # two of them are headers, by Range
+    fault = Fault("model.safetensors", corrupt=True, times=4)  # three of them are headers, by Range
     with HubServer({"org/demo": DEMO}, [fault]) as hub:
         ran = zoo.run(**environment(hub, tmp_path))
     assert ran.code == 0, ran.err
