@@ -80,7 +80,7 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
 
 
 def check_outputs(plan: Plan) -> None:
-    """Clear what dead runs left; refuse outputs that exist, are an input, do not fit, are too large.
+    """Clear what dead runs left; refuse outputs that exist, are an input or are too large.
 
     Raises:
         OutputExistsError, UsageError, ResourceError: see gguf_file.check_output, check_space.

@@ -16,7 +16,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from quantcli.batch.publish import Publication, publish
 from quantcli.errors import UsageError, explain
 from quantcli.gguf_file.part_file import one_line
 from quantcli.planning import Job, make_plan
@@ -36,6 +35,16 @@ class Order:
     job: Job
     reports: tuple[Path, ...] = ()
     cores: int = 1
+
+
+@dataclass(frozen=True)
+class Publication:
+    """The order to publish what jobs of one source made: `records` are the ledger's, of each."""
+
+    action: Literal["publish"]
+    repo: str
+    root: Path
+    records: tuple[dict[str, Any], ...]
 
 
 _ANY = Annotated[Order | Publication, Field(discriminator="action")]
@@ -73,7 +82,7 @@ def serve() -> None:
             _answer_plan(order)
             continue
         _end_with_stdin()
-        _say(result=publish(order) if isinstance(order, Publication) else _convert(order))
+        _say(result=_published(order) if isinstance(order, Publication) else _convert(order))
         return
 
 
@@ -117,6 +126,12 @@ def _convert(order: Order) -> dict[str, Any]:
     for path in order.reports:
         write_report(report, path)
     return _facts(report)
+
+
+def _published(order: Publication) -> dict[str, Any]:
+    from quantcli.batch.publish import publish  # the hub's client, which few children need
+
+    return publish(order)
 
 
 def _facts(report: Report) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Publishing a model's outputs: one commit with the files, a model card and an Ollama Modelfile."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from quantcli.batch.orders import Publication
 from quantcli.checkpoint.hub_upload import upload
 from quantcli.errors import UsageError
 from quantcli.gguf_file import read_header
@@ -15,16 +16,6 @@ from quantcli.report.modelfile import modelfile
 from quantcli.report.recommend import recommended
 
 MESSAGE = "Quantized files, model card and Modelfile by quantcli"
-
-
-@dataclass(frozen=True)
-class Publication:
-    """The order to publish what jobs of one source made: `records` are the ledger's, of each."""
-
-    action: Literal["publish"]
-    repo: str
-    root: Path
-    records: tuple[dict[str, Any], ...]
 
 
 def publish(order: Publication) -> dict[str, Any]:

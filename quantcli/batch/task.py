@@ -10,9 +10,8 @@ from typing import Any, Protocol
 from quantcli.batch.children import Outcome
 from quantcli.batch.expand import BatchJob
 from quantcli.batch.ledger import FAILED, FINISHED, Ledger
-from quantcli.batch.orders import Order, to_line
+from quantcli.batch.orders import Order, Publication, to_line
 from quantcli.batch.preflight import Planned
-from quantcli.batch.publish import Publication
 from quantcli.batch.retries import PERMANENT
 from quantcli.errors import IntegrityError, OutputExistsError, ResourceError
 from quantcli.evaluation.gate import Gate
