@@ -2,9 +2,8 @@
 
 import hashlib
 import json
-import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import product
@@ -14,6 +13,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from quantcli.batch.manifest import ManifestError, Model, Read, Settings, as_keys
+from quantcli.batch.naming import below_root, clashing_outputs, clashing_uploads, filled
 from quantcli.calibration.text import BUILTIN
 from quantcli.errors import QuantcliError, UsageError
 from quantcli.methods import method_info
@@ -97,7 +97,9 @@ def expand(manifest: Read, root: Path, upload: str | None = None) -> list[BatchJ
                 places.append(where)
             except QuantcliError as error:
                 problems.append(f"{where}: {as_keys(str(error))}")
-    problems += [*_clashes(jobs, places), *_shared_repositories(jobs, places)]
+    pairs = list(zip(places, jobs, strict=True))
+    problems += clashing_outputs((place, job.outputs) for place, job in pairs)
+    problems += clashing_uploads((place, job.upload, job.lane) for place, job in pairs)
     if problems:
         raise ManifestError(manifest.name, list(dict.fromkeys(problems)))
     return _distinct_names(jobs)
@@ -120,8 +122,8 @@ def _job(
         "method": method,
         "recipe": Path(recipe).stem if recipe else "",
     }
-    template = _filled(settings.output or OUTPUT, words, kept=TYPE)
-    outputs = tuple(_below_root(template.replace(TYPE, label)) for label in labels)
+    template = filled(settings.output or OUTPUT, words, kept=TYPE)
+    outputs = tuple(below_root(template.replace(TYPE, label)) for label in labels)
     if len(set(outputs)) < len(labels):
         raise UsageError(f"output {template!r} is one file for several types; add {TYPE}")
     if job.target:
@@ -134,7 +136,7 @@ def _job(
         job=replace(job, output=root / template),
         outputs=outputs,
         identity="".join(_fingerprint(Path(file)) for file in files if file is not None),
-        upload=_filled(settings.upload, words) if settings.upload else None,
+        upload=filled(settings.upload, words) if settings.upload else None,
         report=tuple(settings.report or ()),
     )
 
@@ -215,39 +217,6 @@ def _text(name: str | None, base: Path) -> str | None:
     return str(_file(name, base))
 
 
-def _filled(template: str, words: dict[str, str], kept: str = "") -> str:
-    """The template with {words} filled in, made harmless for paths.
-
-    Raises:
-        UsageError: for a word that is not known or has no value here.
-    """
-
-    def fill(found: re.Match[str]) -> str:
-        word = found[1]
-        if found[0] == kept:
-            return kept
-        if not words.get(word):
-            known = ", ".join(f"{{{name}}}" for name, value in words.items() if value)
-            raise UsageError(f"{template!r}: {found[0]} has no value here (known: {known} {kept})")
-        return re.sub(r"[^\w.+-]+", "-", words[word])
-
-    return re.sub(r"\{([^{}]*)\}", fill, template)
-
-
-def _below_root(name: str) -> str:
-    """The path of an output.
-
-    Raises:
-        UsageError: when it leaves the root, or is no name of a GGUF file.
-    """
-    parts = name.split("/")
-    if any(part in ("", "..") or part.startswith(".") for part in parts) or "\\" in name:
-        raise UsageError(f"output {name!r} leaves the output folder or is hidden; use plain names")
-    if not name.endswith(".gguf") or not name.isprintable() or max(map(len, parts)) > 200:
-        raise UsageError(f"output {name!r} is no name for a file ending in .gguf")
-    return name
-
-
 def _fingerprint(path: Path) -> str:
     """Contents of a small file; names, sizes and times of a folder's files."""
     if path.is_dir():
@@ -260,35 +229,6 @@ def _fingerprint(path: Path) -> str:
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _clashes(jobs: list[BatchJob], places: list[str]) -> Iterator[str]:
-    """Outputs that two jobs would write; by file systems that ignore case, too."""
-    writers: dict[str, list[int]] = defaultdict(list)
-    for index, job in enumerate(jobs):
-        for output in job.outputs:
-            writers[output.casefold()].append(index)
-    for found in writers.values():
-        if len(found) > 1:
-            first, second, *_ = found
-            output = next(o for o in jobs[second].outputs if found == writers[o.casefold()])
-            yield (
-                f"{places[second]}: output {output!r} is also written by {places[first]}; put "
-                "{method}, {recipe}, {revision} or {org} into `output`, or give a `name`"
-            )
-
-
-def _shared_repositories(jobs: list[BatchJob], places: list[str]) -> Iterator[str]:
-    """Repositories of several models: the card of one would replace that of the other."""
-    owners: dict[str, int] = {}
-    for index, job in enumerate(jobs):
-        if job.upload is not None:
-            first = owners.setdefault(job.upload, index)
-            if jobs[first].lane != job.lane:
-                yield (
-                    f"{places[index]}: upload {job.upload!r} is also that of {places[first]}; put "
-                    "{model} into `upload`"
-                )
 
 
 def _distinct_names(jobs: list[BatchJob]) -> list[BatchJob]:

@@ -9,8 +9,7 @@ from quantcli.batch.orders import Publication
 from quantcli.checkpoint.hub_upload import upload
 from quantcli.errors import UsageError
 from quantcli.gguf_file import read_header
-from quantcli.report.cards import card_of_entry
-from quantcli.report.files import CARD_FILES
+from quantcli.report.cards import CARD_FILES, card_of_entry
 from quantcli.report.model_card import model_card, source_of_document
 from quantcli.report.modelfile import modelfile
 from quantcli.report.recommend import recommended

@@ -3,6 +3,6 @@
 
 def run_job() -> None:
     """Run one job given as a JSON document on stdin; events and the result are lines on stdout."""
-    from quantcli.batch.orders import serve
+    from quantcli.batch.serve import serve
 
     serve()

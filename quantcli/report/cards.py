@@ -15,6 +15,7 @@ from quantcli.recipes import FILE_TYPES
 from quantcli.report.model import Output
 
 CHUNK = 1 << 20
+CARD_FILES = ("README.md", "Modelfile")  # what `--card` writes beside the outputs
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from quantcli.errors import UsageError
 from quantcli.gguf_file import check_output, write_file
 from quantcli.report.as_json import report_document
 from quantcli.report.as_markdown import report_markdown
-from quantcli.report.cards import Card
+from quantcli.report.cards import CARD_FILES, Card
 from quantcli.report.model import Report
 from quantcli.report.quality import evaluation_document, evaluation_markdown
 
@@ -82,9 +82,6 @@ def write_evaluation(reference: str | None, cards: Sequence[Card], path: Path) -
     """
     text = EVALUATION_WRITERS[path.suffix](reference, cards)
     write_file(path, text.encode(), force=True)
-
-
-CARD_FILES = ("README.md", "Modelfile")
 
 
 def check_card(output: Path, source: str, report: Path | None, *, force: bool) -> None:

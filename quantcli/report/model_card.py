@@ -18,8 +18,7 @@ from quantcli.errors import BadInputError
 from quantcli.evaluation import Quality
 from quantcli.methods import METHODS
 from quantcli.planning.ram import running
-from quantcli.report.cards import Card, card_of_output
-from quantcli.report.files import CARD_FILES
+from quantcli.report.cards import CARD_FILES, Card, card_of_output
 from quantcli.report.front_matter import HUB, front_matter, text
 from quantcli.report.model import Report
 from quantcli.report.modelfile import modelfile
