@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,16 @@ def test_publish() -> None:
     assert all(job.job.evaluate and job.report == ("html",) for job in found)
 
 
+def test_the_manifest_of_the_readme(tmp_path: Path) -> None:
+    readme = (CONFIGS.parent / "README.md").read_text()
+    (tmp_path / "zoo.toml").write_text(readme.partition("```toml\n")[2].partition("```")[0])
+    found = expand(read_manifest(tmp_path / "zoo.toml"), tmp_path)
+    assert [job.name for job in found if fnmatchcase(job.name, "*Qwen3* gptq")] == [
+        "Qwen/Qwen3-0.6B gptq"
+    ]
+    assert [job.job.types for job in found if not job.on_hub] == [("Q5_K_M",)] * 2
+
+
 def test_local() -> None:
     assert not any(job.on_hub for job in jobs("local"))
     assert [output for job in jobs("local") for output in job.outputs] == [
@@ -75,6 +86,7 @@ def run(
         assert old in text
         text = text.replace(old, new)
     path.write_text(text)
+    (path.parent / "text.txt").write_text((CONFIGS.parent / "README.md").read_text()[:4000])
     return subprocess.run(
         [sys.executable, "-m", "quantcli", "batch", path, "-o", "shelf"],
         cwd=folder,
@@ -108,7 +120,8 @@ def test_local_runs(tmp_path: Path) -> None:
 def test_small_runs(tmp_path: Path) -> None:
     names = [job.source for job in jobs("small")]
     with HubServer(dict.fromkeys(names, DEMO)) as hub:
-        done = run("small", tmp_path, {'"rtn", "gptq"': '"rtn"'}, **online(hub, tmp_path))
+        shorter = {'"rtn", "gptq"]': '"rtn"]\nevaluate = "text.txt"'}
+        done = run("small", tmp_path, shorter, **online(hub, tmp_path))
     assert done.returncode == 0, done.stderr
     totals = Zoo(tmp_path).summary()["totals"]
     assert (totals["done"], totals["outputs"]) == (3, 6)
@@ -122,7 +135,7 @@ def test_publish_runs(tmp_path: Path) -> None:
         hub.repos[job.source] = {"main": Revision.of_folder(DEMO)}
     # Fewer types, rounded to nearest: the way to the hub is the same.
     fewer = {'"Q3_K_M", "Q4_K_M", "Q5_K_M", ': "", '"Q4_K_M", "Q5_K_M"': '"Q4_K_M"'}
-    fewer |= {'"gptq"': '"rtn"'}
+    fewer |= {'"gptq"': '"rtn"', "evaluate = true": 'evaluate = "text.txt"'}
     with hub:
         done = run("publish", tmp_path, fewer, **online(hub, tmp_path))
     assert done.returncode == 0, done.stderr

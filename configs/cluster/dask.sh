@@ -18,6 +18,7 @@
 #   openssl req -newkey rsa:2048 -nodes -keyout key.pem -out request.pem -subj /CN=zoo-node
 #   openssl x509 -req -in request.pem -CA ca.pem -CAkey ca-key.pem -CAcreateserial -days 365 \
 #       -out cert.pem
+# Tried with all three on one machine, with TLS as above; tests/test_batch_dask.py kills each of them.
 set -euo pipefail
 : "${TLS:=$HOME/.config/quantcli-dask}"
 export DASK_DISTRIBUTED__COMM__REQUIRE_ENCRYPTION=true

@@ -7,6 +7,7 @@
 # HF_HOME may be a folder of each node. Each node works on one part at a time with all its cores, so
 # take as many parts as nodes, or more where models differ in size. On one machine alone plain
 # `quantcli batch` does the same: it runs as many jobs at once as cores and memory admit.
+# A test runs this on one machine (NODES unset).
 set -uo pipefail
 manifest=$1 shelf=$2 parts=$3
 

@@ -13,6 +13,9 @@
 # A task that is preempted, killed or out of time loses at most the jobs it was at: submit again and
 # the rest is done. Models differ in size, so take at most as many tasks as there are models.
 #
+# Tried on Slurm 22.05 with one node: array, merge, scancel of a task and the merge that goes on,
+# exit code 10 of a missed gate. A test runs both scripts with SLURM_* set.
+#
 #SBATCH --job-name=zoo
 #SBATCH --array=1-8
 #SBATCH --cpus-per-task=8
