@@ -93,7 +93,7 @@ def batch(
         typer.Option(
             "--executor",
             metavar="NAME",
-            help="local, or dask (quantcli[dask]).",
+            help="local, or dask (quantcli\\[dask]).",
             rich_help_panel=options.RUN,
         ),
     ] = "local",
