@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from quantcli.batch.preflight import COMPENSATE_SECONDS, ROUND_SECONDS, START_SECONDS
 
 # Billions of weights, share of all models, weight files; GB of memory that gptq plans for one type
-# and one thread, and for each further type and thread (scripts/measure_batch --sections memory).
+# and one thread, and for each further type and thread (scripts/measure_job --sections memory).
 MIX = (
     (0.5, 0.20, 1, 3.2, 1.08, 0.11),
     (1.5, 0.20, 1, 6.6, 2.02, 0.26),
