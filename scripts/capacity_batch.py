@@ -192,7 +192,7 @@ def simulate(site: Site) -> Result:
     models, clock, tally = draw(site), Clock(), Tally()
     link, storage = Pipe(clock, site.link, site.port), Pipe(clock, site.storage, site.disk)
     count = site.shards or 1
-    waiting = deque(models[index::count] for index in range(count))
+    waiting = deque(part for index in range(count) if (part := models[index::count]))
 
     def begin(workers: Sequence[int]) -> None:
         if waiting:
