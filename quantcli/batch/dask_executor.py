@@ -20,6 +20,7 @@ from distributed.scheduler import KilledWorker
 
 from quantcli.batch.children import Family, Hear, Outcome, run_child
 from quantcli.batch.executor import Executor, ExecutorLostError
+from quantcli.checkpoint.rate import rate_among
 from quantcli.errors import NetworkError, ResourceError, UsageError
 
 WAIT_FOR_WORKERS = 60.0  # seconds
@@ -41,14 +42,15 @@ class Dask(Executor):
             NetworkError: no scheduler, or no workers.
         """
         logging.getLogger("distributed").setLevel(logging.CRITICAL)  # we tell what matters
-        self._environment = environment
         self._cluster: Any = None
         if address is None:
             self._cluster = _local_cluster(cores, memory)
             address = self._cluster.scheduler_address
         self._client = _connect(address)
-        self.cores, self.memory, together = _resources(self._client)
+        self.cores, self.memory, together, machines = _resources(self._client)
         self.slots = QUEUED * together
+        # Planning is over, which the driver did with the whole rate.
+        self._environment = rate_among(environment, machines)
         self._topic = f"quantcli-{uuid.uuid4().hex}"
         self._hearers: dict[str, Hear] = {}
         self._client.subscribe_topic(self._topic, self._hear)
@@ -197,16 +199,15 @@ def _check_address(address: str) -> None:
         )
 
 
-def _resources(client: Any) -> tuple[int, int, int]:
-    """Most cores and memory of one worker, and the cores of all."""
+def _resources(client: Any) -> tuple[int, int, int, int]:
+    """Most cores and memory of one worker; the cores of all, and on how many machines they are."""
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    given = [
-        worker["resources"] for worker in workers if {"MEM", "CORES"} <= {*worker["resources"]}
-    ]
-    if not given:
+    able = [worker for worker in workers if {"MEM", "CORES"} <= {*worker["resources"]}]
+    if not able:
         raise UsageError(
             "the Dask workers name no resources; start them with "
             "--resources 'MEM=64e9 CORES=16' (bytes and cores for quantcli)"
         )
-    cores = [int(each["CORES"]) for each in given]
-    return max(cores), int(max(each["MEM"] for each in given)), sum(cores)
+    cores = [int(each["resources"]["CORES"]) for each in able]
+    memory = int(max(each["resources"]["MEM"] for each in able))
+    return max(cores), memory, sum(cores), len({each["host"] for each in able})

@@ -112,23 +112,32 @@ def _plan(job: BatchJob, planner: Planner, cores: int) -> Planned:
 
 
 def with_threads(planned: Sequence[Planned], cores: int, memory: int) -> list[Planned]:
-    """The jobs with as many threads as there are cores for each.
+    """The jobs with as many threads as `share` gives them and fit into the memory.
 
-    That is all cores divided by the jobs that can run at once: as many as there are sources, and
-    as fit into the memory. What the manifest says comes first.
+    What the manifest says comes first.
     """
     lanes = len({each.job.lane for each in planned})
+    total = sum(each.seconds for each in planned)
 
     def threads(each: Planned) -> int:
         if each.job.job.threads > 1 or not each.plan:
             return min(cores, each.job.job.threads)
         together = min(cores, lanes, max(1, memory // each.plan["memory"]["1"]))
-        wanted = cores // together
+        wanted = share(each.seconds, total, cores, together)
         while wanted > 1 and each.plan["memory"][str(wanted)] > memory:
             wanted -= 1
         return wanted
 
     return [replace(each, threads=threads(each)) for each in planned]
+
+
+def share(seconds: float, total: float, cores: int, together: int) -> int:
+    """Cores for a job of so many seconds of one core, out of `total` for all jobs.
+
+    All cores divided by the jobs that can run at once, as many as there are sources and as fit
+    into the memory; more for one that would still run on its own when all others have ended.
+    """
+    return max(cores // together, min(cores, round(seconds * cores / total)))
 
 
 @dataclass(frozen=True)

@@ -127,6 +127,12 @@ def rate_environment(rate: float) -> dict[str, str]:
     return {f"{_NAME}BUCKET": str(path), f"{_NAME}RATE": str(max(1.0, rate))}
 
 
+def rate_among(environment: dict[str, str], machines: int) -> dict[str, str]:
+    """The environment for so many machines, which have one rate together but a bucket each."""
+    rate = float(environment[f"{_NAME}RATE"]) / machines
+    return environment | {f"{_NAME}RATE": str(max(1.0, rate))}
+
+
 def shared_bucket() -> SharedBucket | None:
     """The bucket that the environment names, if it does.
 

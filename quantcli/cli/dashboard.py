@@ -15,10 +15,14 @@ from quantcli.batch.children import Hear, Outcome
 from quantcli.report.words import duration
 
 NAME_WIDTH = 34
+OTHER_LINES = 4  # of a terminal: the bar of the batch, what was printed above it
 
 
 class Dashboard(Board):
-    """One bar for the whole batch, one for each job at work, with stage, rate and time left."""
+    """One bar for the whole batch, one for each job at work, with stage, rate and time left.
+
+    There are bars for as many jobs as have room on the terminal: a cluster runs thousands.
+    """
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -32,6 +36,7 @@ class Dashboard(Board):
         )
         self._all: TaskID | None = None
         self._jobs: dict[str, TaskID] = {}
+        self._hidden: dict[str, None] = {}  # in the order in which they get a bar
         self._failed = 0
 
     def planning(self, jobs: int) -> None:
@@ -54,17 +59,20 @@ class Dashboard(Board):
         self._bars.start()
 
     def started(self, name: str) -> None:
-        """A bar for the job."""
-        label = escape(_fitted(name))
-        self._jobs[name] = self._bars.add_task(f"  {label}", total=None, facts="waiting")
+        """A bar for the job, if there is room."""
+        if len(self._jobs) < max(1, self._console.height - OTHER_LINES):
+            self._show(name)
+        else:
+            self._hidden[name] = None
 
     def hearer(self, name: str) -> Hear:
         """Moves the bar of the job."""
-        job, stage, began = self._jobs[name], "", 0.0
+        stage, began = "", 0.0
 
         def hear(event: dict[str, Any]) -> None:
             nonlocal stage, began
-            if "stage" not in event:
+            job = self._jobs.get(name)
+            if "stage" not in event or job is None:
                 return
             if event["stage"] != stage:
                 stage, began = event["stage"], time.monotonic()
@@ -97,9 +105,19 @@ class Dashboard(Board):
     def _print(self, line: str) -> None:
         self._console.print(line, highlight=False, soft_wrap=True)
 
+    def _show(self, name: str) -> None:
+        label = escape(_fitted(name))
+        self._jobs[name] = self._bars.add_task(f"  {label}", total=None, facts="waiting")
+
     def _remove(self, name: str) -> None:
-        if name in self._jobs:
-            self._bars.remove_task(self._jobs.pop(name))
+        self._hidden.pop(name, None)
+        if name not in self._jobs:
+            return
+        self._bars.remove_task(self._jobs.pop(name))
+        if self._hidden:
+            first = next(iter(self._hidden))
+            del self._hidden[first]
+            self._show(first)
 
     def _count(self) -> None:
         if self._all is not None:
