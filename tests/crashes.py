@@ -180,12 +180,12 @@ def sweep(conversion: Conversion, folder: Path, calls: tuple[str, ...] = CALLS) 
 def survivors(mark: str, grace: float = 10.0) -> list[str]:
     """Processes started with that mark, by them or by us, that are still there after `grace` s."""
     deadline = time.monotonic() + grace
-    while (found := _marked(mark)) and time.monotonic() < deadline:
+    while (found := marked(mark)) and time.monotonic() < deadline:
         time.sleep(0.02)
     return found
 
 
-def _marked(mark: str) -> list[str]:
+def marked(mark: str) -> list[str]:
     wanted, found = f"{_MARK}={mark}\0".encode(), []
     for process in Path("/proc").glob("[0-9]*"):
         try:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from conftest import DEMO, Cli
-from zoo import Zoo, all_jobs, clone, jobs_of, killing_writers_of, make_zoo, wait_until_gone
+from crashes import environment, survivors
+from zoo import Zoo, clone, jobs_of, killing_writers_of, make_zoo, wait_until_gone
 
 from quantcli.calibration.text import read_text
 
@@ -254,12 +255,12 @@ def test_an_interrupted_batch_goes_on_later(
     zoo: Zoo, finished: Zoo, number: signal.Signals, code: int
 ) -> None:
     process = zoo.start()
-    while not (jobs := jobs_of(process.pid)) or not zoo.shelf.exists():
+    while not jobs_of(zoo) or not zoo.shelf.exists():
         time.sleep(0.01)
     process.send_signal(number)
     _, said = process.communicate(timeout=30)
     assert process.returncode == code, said
-    wait_until_gone(set(jobs))
+    wait_until_gone(zoo)
     assert zoo.litter() == []
     assert zoo.run().code == 0
     assert zoo.digests() == finished.digests()
@@ -273,11 +274,10 @@ def killed_at_random(zoo: Zoo, times: int, seed: int, longest: float = 3.0) -> i
         try:
             process.communicate(timeout=draw.uniform(0.1, longest))
         except subprocess.TimeoutExpired:
-            children = set(jobs_of(process.pid))
             process.kill()
             process.communicate()
             deaths += 1
-            wait_until_gone(children)
+            wait_until_gone(zoo)
         for path in zoo.digests():
             assert not Path(path).name.startswith(".")
     return deaths
@@ -293,10 +293,11 @@ def test_a_killed_driver_loses_nothing(zoo: Zoo, finished: Zoo, times: int) -> N
     assert zoo.litter() == []
 
 
-def run_job(text: str) -> subprocess.CompletedProcess[str]:
+def run_job(text: str, mark: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "quantcli", "run-job"],
         input=text,
+        env=environment(mark),
         capture_output=True,
         text=True,
         timeout=60,
@@ -314,8 +315,7 @@ def test_a_job_document_that_is_none(text: str) -> None:
 def test_a_job_ends_when_nobody_waits_for_it(tmp_path: Path, demo: Path) -> None:
     job = {"source": str(demo), "types": ["Q2_K"], "output": str(tmp_path / "x.gguf")}
     job |= {"method": "gptq", "threads": 1}
-    before = all_jobs()
-    done = run_job(json.dumps({"action": "convert", "job": job}) + "\n")
+    done = run_job(json.dumps({"action": "convert", "job": job}) + "\n", str(tmp_path))
     assert done.returncode == 143
     assert [path for path in tmp_path.iterdir() if path.name.endswith(".gguf")] == []
-    assert all_jobs() <= before
+    assert survivors(str(tmp_path)) == []

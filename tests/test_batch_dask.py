@@ -12,7 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from zoo import Zoo, all_jobs, clone, make_zoo, wait_until_gone
+from crashes import environment
+from zoo import Zoo, clone, jobs_of, make_zoo, wait_until_gone
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.slow
@@ -35,7 +36,8 @@ def zoo(finished: Zoo, tmp_path: Path) -> Zoo:
 class Cluster:
     """A scheduler and workers as processes of their own, on this machine."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, zoo: Zoo | None) -> None:
+        self.environment = environment(str(zoo.folder) if zoo else "")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port = free.getsockname()[1]
@@ -65,6 +67,7 @@ class Cluster:
     def _start(self, module: str, *arguments: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen(
             [sys.executable, "-m", f"distributed.cli.{module}", *arguments],
+            env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -77,8 +80,8 @@ class Cluster:
 
 
 @contextmanager
-def cluster(folder: Path, workers: int = 2) -> Iterator[Cluster]:
-    made = Cluster(folder)
+def cluster(folder: Path, zoo: Zoo | None = None, workers: int = 2) -> Iterator[Cluster]:
+    made = Cluster(folder, zoo)
     try:
         for _ in range(workers):
             made.add_worker()
@@ -99,7 +102,7 @@ def test_a_cluster_of_its_own_makes_the_same_files(zoo: Zoo, finished: Zoo) -> N
 
 def test_killed_workers_are_replaced(zoo: Zoo, finished: Zoo, tmp_path: Path) -> None:
     draw = random.Random(3)
-    with cluster(tmp_path) as found:
+    with cluster(tmp_path, zoo) as found:
         process = zoo.start("--executor", "dask", "--scheduler", found.address)
         deaths = 0
         while process.poll() is None:
@@ -125,8 +128,8 @@ def test_killed_workers_are_replaced(zoo: Zoo, finished: Zoo, tmp_path: Path) ->
 def test_whoever_is_killed_the_manifest_goes_on(
     zoo: Zoo, finished: Zoo, tmp_path: Path, who: str
 ) -> None:
-    draw, before = random.Random(who), all_jobs()
-    with cluster(tmp_path) as found:
+    draw = random.Random(who)
+    with cluster(tmp_path, zoo) as found:
         for _ in range(3):
             process = zoo.start("--executor", "dask", "--scheduler", found.address)
             with suppress(subprocess.TimeoutExpired):
@@ -148,7 +151,7 @@ def test_whoever_is_killed_the_manifest_goes_on(
                 found.workers.clear()
                 found.add_worker()
                 found.add_worker()
-            wait_until_gone(all_jobs() - before, seconds=60)
+            wait_until_gone(zoo, seconds=60)
         process = zoo.start("--executor", "dask", "--scheduler", found.address)
         _, err = process.communicate(timeout=300)
         assert process.returncode == 0, err
@@ -157,16 +160,15 @@ def test_whoever_is_killed_the_manifest_goes_on(
 
 
 def test_an_interrupted_batch_leaves_no_job_running(zoo: Zoo, tmp_path: Path) -> None:
-    before = all_jobs()
-    with cluster(tmp_path) as found:
+    with cluster(tmp_path, zoo) as found:
         process = zoo.start("--executor", "dask", "--scheduler", found.address)
-        while not all_jobs() - before or not (zoo.shelf / "ledger.jsonl").exists():
+        while not jobs_of(zoo) or not (zoo.shelf / "ledger.jsonl").exists():
             time.sleep(0.05)
         time.sleep(4)
         process.send_signal(signal.SIGINT)
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130, err
-        wait_until_gone(all_jobs() - before, seconds=30)
+        wait_until_gone(zoo, seconds=30)
     assert zoo.litter() == []
 
 
@@ -217,7 +219,7 @@ def test_tls(zoo: Zoo, finished: Zoo, tmp_path: Path, monkeypatch: pytest.Monkey
     for name, value in certificate(tmp_path).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(Cluster, "start_scheduler", lambda self: start_tls_scheduler(self))
-    with cluster(tmp_path) as found:
+    with cluster(tmp_path, zoo) as found:
         ran = zoo.run("--executor", "dask", "--scheduler", found.address)
         assert ran.code == 0, ran.err
         for name in [name for name in os.environ if name.startswith("DASK_DISTRIBUTED__COMM")]:

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from crashes import environment as marking
+from crashes import marked
 from tiny_models import build
 
 MODELS = (("llama", "gqa"), ("qwen3", "tied"), ("gemma2", "tied"))
@@ -36,7 +38,7 @@ class Zoo:
         return subprocess.Popen(
             [*command, *arguments],
             cwd=self.folder,
-            env=os.environ | {"HF_HUB_OFFLINE": "1", "COLUMNS": "80"} | environment,
+            env=marking(str(self.folder)) | {"COLUMNS": "80"} | environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -109,29 +111,15 @@ def clone(zoo: Zoo, folder: Path) -> Zoo:
     return Zoo(folder)
 
 
-def jobs_of(parent: int) -> list[int]:
-    """Processes that run jobs for this one, directly or through others."""
-    found, todo = [], [parent]
-    while todo:
-        pid = todo.pop()
-        with suppress(OSError):
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                children = [int(c) for c in (task / "children").read_text().split()]
-                todo += children
-                found += [c for c in children if b"run-job" in _cmdline(c)]
-    return found
+def jobs_of(zoo: Zoo) -> list[str]:
+    """Command lines of the jobs that run for a zoo, whoever started them."""
+    return [line for line in marked(str(zoo.folder)) if "run-job" in line]
 
 
-def all_jobs() -> set[int]:
-    """Processes of this machine that run jobs."""
-    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return {pid for pid in pids if b"run-job" in _cmdline(pid)}
-
-
-def wait_until_gone(pids: set[int], seconds: float = 20.0) -> None:
-    """Wait for processes to end; those that do not are a failure."""
+def wait_until_gone(zoo: Zoo, seconds: float = 20.0) -> None:
+    """Wait for its jobs to end; those that do not are a failure."""
     deadline = time.monotonic() + seconds
-    while left := {pid for pid in pids if b"run-job" in _cmdline(pid)}:
+    while left := jobs_of(zoo):
         assert time.monotonic() < deadline, f"{left} still run"
         time.sleep(0.02)
 
@@ -161,9 +149,3 @@ def killing_writers_of(folder: Path) -> Iterator[list[int]]:
     finally:
         over.set()
         watcher.join()
-
-
-def _cmdline(pid: int) -> bytes:
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    return b""

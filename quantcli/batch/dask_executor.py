@@ -41,7 +41,7 @@ class Dask(Executor):
                 and CORES.
             NetworkError: no scheduler, or no workers.
         """
-        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # we tell what matters
+        _silence()
         self._cluster: Any = None
         if address is None:
             self._cluster = _local_cluster(cores, memory)
@@ -154,6 +154,13 @@ def _settle(outcome: Future[Outcome], task: Any) -> None:
         )
 
 
+def _silence() -> None:
+    """We tell what matters; each of Dask's loggers has a level of its own."""
+    for name in [*logging.root.manager.loggerDict]:
+        if name.partition(".")[0] == "distributed":
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+
+
 def _local_cluster(cores: int, memory: int) -> Any:
     return distributed.LocalCluster(
         n_workers=1,
@@ -168,7 +175,6 @@ def _local_cluster(cores: int, memory: int) -> Any:
 
 
 def _connect(address: str) -> Any:
-    _check_address(address)
     security = distributed.Security(require_encryption=address.startswith("tls://"))
     try:
         client = distributed.Client(address, security=security, set_as_default=False)
@@ -181,12 +187,23 @@ def _connect(address: str) -> Any:
     return client
 
 
-def _check_address(address: str) -> None:
-    """Whoever can talk to a scheduler can run code on its workers: only this machine, or TLS."""
+def check_address(address: str) -> None:
+    """Whoever can talk to a scheduler can run code on its workers: only this machine, or TLS.
+
+    Raises:
+        UsageError: another machine without TLS, TLS without certificates.
+        NetworkError: a name that nobody knows.
+    """
     parts = urlsplit(address)
     if parts.scheme not in ("tcp", "tls") or not parts.hostname or not parts.port:
         raise UsageError(f"--scheduler {address!r} is not like tls://host:8786")
     if parts.scheme == "tls":
+        ours = distributed.Security()
+        if not (ours.tls_ca_file and ours.tls_client_cert and ours.tls_client_key):
+            raise UsageError(
+                f"--scheduler {address}: TLS needs a certificate; set "
+                "DASK_DISTRIBUTED__COMM__TLS__CA_FILE, and CLIENT__CERT and CLIENT__KEY likewise"
+            )
         return
     try:
         found = {info[4][0] for info in socket.getaddrinfo(parts.hostname, parts.port)}

@@ -194,9 +194,12 @@ def _executor(
     if find_spec("distributed") is None:
         raise UsageError("--executor dask needs distributed; pip install 'quantcli[dask]'")
 
-    def make() -> "Executor":
-        from quantcli.batch.dask_executor import Dask
+    from quantcli.batch.dask_executor import Dask, check_address
 
+    if scheduler is not None:
+        check_address(scheduler)
+
+    def make() -> "Executor":
         return Dask(scheduler, cores, memory, environment)
 
     return make
