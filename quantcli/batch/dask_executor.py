@@ -198,7 +198,7 @@ def check_address(address: str) -> None:
     if parts.scheme not in ("tcp", "tls") or not parts.hostname or not parts.port:
         raise UsageError(f"--scheduler {address!r} is not like tls://host:8786")
     if parts.scheme == "tls":
-        ours = distributed.Security()
+        ours: Any = distributed.Security()
         if not (ours.tls_ca_file and ours.tls_client_cert and ours.tls_client_key):
             raise UsageError(
                 f"--scheduler {address}: TLS needs a certificate; set "
