@@ -218,6 +218,16 @@ def test_a_key_names_what_makes_the_bytes(tmp_path: Path) -> None:
     assert [a == b for a, b in zip(first, changed, strict=True)] == [True, True, False, False]
 
 
+def test_a_key_forgets_where_files_are(tmp_path: Path) -> None:
+    text = '[[models]]\nsource = "org/a"\nevaluate = "text.txt"\n'
+    keys = []
+    for place, content in (("one", "a text"), ("other", "a text"), ("third", "another")):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "text.txt").write_text(content)
+        keys.append(jobs(tmp_path / place, text)[0].key)
+    assert keys[0] == keys[1] != keys[2]
+
+
 def test_a_recipe_names_its_own_type(tmp_path: Path) -> None:
     (tmp_path / "r.toml").write_text('type = "Q5_K_S"\n')
     (job,) = jobs(tmp_path, '[[models]]\nsource = "org/a"\nrecipes = ["r.toml"]\n')

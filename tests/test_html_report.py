@@ -213,7 +213,7 @@ def test_without_the_extra_nothing_is_begun(
 ) -> None:
     monkeypatch.setattr(files, "find_spec", lambda name: None)
     done = call("convert", demo, "--report", "made.html")
-    assert done.failed_with(2, "need matplotlib", "pip install 'quantcli[html]'")
+    assert done.failed_with(2, "need matplotlib", "pip install matplotlib")
 
 
 def test_numbers_on_the_maps_can_be_read() -> None:

@@ -22,6 +22,7 @@ from quantcli.planning.from_options import AUTO, make_job, make_target
 from quantcli.planning.names import TYPE
 from quantcli.planning.ram import parse_size
 from quantcli.recipes import file_type
+from quantcli.report.files import check_drawing
 
 OUTPUT = "{model}/{model}-{type}.gguf"
 JOB = TypeAdapter(Job)
@@ -44,14 +45,16 @@ class BatchJob:
     recipe: str | None
     job: Job
     outputs: tuple[str, ...]
-    identity: str  # of local files that are read: other contents, other key
+    identity: tuple[str, ...]  # of local files that are read: other contents, other key
     upload: str | None
     report: tuple[str, ...]  # formats beside JSON
 
     @cached_property
     def key(self) -> str:
         """Equal for jobs that give the same outputs; 16 hexadecimal digits."""
-        settings = JOB.dump_python(self.job, mode="json", exclude=set(NOT_IN_KEY))
+        job = JOB.dump_python(self.job, mode="json", exclude=set(NOT_IN_KEY))
+        # Of files that are read, what is in them counts, not where they are.
+        settings = {key: None if _is_path(value) else value for key, value in job.items()}
         whole = [self.source, self.identity, self.outputs, settings]
         return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -112,6 +115,8 @@ def _job(
     local = Path(source).is_absolute()
     if local and model.revision:
         raise UsageError("revision is for hub models, but the source is a local folder")
+    if "html" in (settings.report or ()):
+        check_drawing("report")
     job = _conversion(source, model, settings, method, recipe, base)
     labels = [_label(job.target)] if job.target else _types(job)
     job = replace(job, types=job.types if job.target else tuple(labels))
@@ -128,14 +133,14 @@ def _job(
         raise UsageError(f"output {template!r} is one file for several types; add {TYPE}")
     if job.target:
         template = outputs[0]
-    files = [job.imatrix, job.calibrate, job.evaluate, *([source] if local else [])]
+    files = [job.imatrix, job.calibrate, job.evaluate, source if local else None]
     return BatchJob(
         name=" ".join(filter(None, [_at(model), method, words["recipe"]])),
         source=model.source,
         recipe=recipe,
         job=replace(job, output=root / template),
         outputs=outputs,
-        identity="".join(_fingerprint(Path(file)) for file in files if file is not None),
+        identity=tuple(_fingerprint(Path(file)) if file else "" for file in files),
         upload=filled(settings.upload, words) if settings.upload else None,
         report=tuple(settings.report or ()),
     )
@@ -215,6 +220,10 @@ def _text(name: str | None, base: Path) -> str | None:
     if name is None or name == BUILTIN or name.startswith("hf://"):
         return name
     return str(_file(name, base))
+
+
+def _is_path(value: object) -> bool:
+    return isinstance(value, str) and Path(value).is_absolute()
 
 
 def _fingerprint(path: Path) -> str:

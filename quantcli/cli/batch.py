@@ -192,7 +192,7 @@ def _executor(
     if name != "dask":
         raise UsageError(f"--executor {name!r}: there are local and dask")
     if find_spec("distributed") is None:
-        raise UsageError("--executor dask needs distributed; pip install 'quantcli[dask]'")
+        raise UsageError("--executor dask needs distributed; pip install distributed")
 
     from quantcli.batch.dask_executor import Dask, check_address
 

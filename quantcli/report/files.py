@@ -56,13 +56,21 @@ def check_report_path(path: Path) -> None:
         *others, last = WRITERS
         endings = f"{', '.join(others)} or {last}"
         raise UsageError(f"--report {str(path)!r}: the name must end in {endings}")
-    if path.suffix == ".html" and (missing := [name for name in DRAWN_BY if not find_spec(name)]):
-        raise UsageError(
-            f"--report {str(path)!r}: HTML reports need {' and '.join(missing)}; "
-            "pip install 'quantcli[html]'"
-        )
+    if path.suffix == ".html":
+        check_drawing(f"--report {str(path)!r}")
     if not path.parent.is_dir():
         raise UsageError(f"--report {str(path)!r}: folder {str(path.parent)!r} does not exist")
+
+
+def check_drawing(asked: str) -> None:
+    """Refuse an HTML report where the packages that draw it are missing.
+
+    Raises:
+        UsageError: naming them, and where the report was asked for.
+    """
+    if missing := [name for name in DRAWN_BY if not find_spec(name)]:
+        names, packages = " and ".join(missing), " ".join(missing)
+        raise UsageError(f"{asked}: HTML reports need {names}; pip install {packages}")
 
 
 def write_report(report: Report, path: Path) -> None:
