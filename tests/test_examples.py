@@ -39,8 +39,8 @@ def test_small() -> None:
     assert len(found) == 6
     assert sum(len(job.outputs) for job in found) == 12
     assert {job.job.method for job in found} == {"rtn", "gptq"}
-    assert all(job.gate.needs_quality and job.gate.max_size for job in found)
-    (llama,) = {job.gate for job in found if "Llama" in job.source}
+    assert all(job.job.gate.needs_quality and job.job.gate.max_size for job in found)
+    (llama,) = {job.job.gate for job in found if "Llama" in job.source}
     assert (llama.max_kld, llama.min_top1) == (0.1, None)
 
 
