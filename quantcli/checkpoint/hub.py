@@ -20,6 +20,8 @@ from quantcli.checkpoint.folder import open_folder, read_config
 from quantcli.checkpoint.hub_cache import CachedRepo, RemoteFile, open_cached, usable_digest
 from quantcli.checkpoint.hub_calls import call, host
 from quantcli.checkpoint.layout import INDEX, all_tensors, find_layout, join_headers
+from quantcli.checkpoint.prequantized import read_format
+from quantcli.checkpoint.prequantized.weights import PackedWeights
 from quantcli.checkpoint.safetensors import Header, header_length, parse_header
 from quantcli.errors import BadInputError, NetworkError
 from quantcli.progress import Progress, Silent
@@ -58,6 +60,7 @@ def open_hub(
     side_files = Folder(root)
     layout = find_layout(files, side_files.json(INDEX) if INDEX in files else None)
     config = read_config(side_files)
+    form = read_format(config)  # before anything is downloaded
     for name in layout.files:
         if name not in files:
             raise BadInputError(f"{show(repo_id)} lacks {show(name)}, named in {INDEX}")
@@ -65,15 +68,17 @@ def open_hub(
     if not weights:
         headers = {shard.name: _fetch_header(repo_id, commit, shard) for shard in shards}
         join_headers(headers, layout)
+        tensors = all_tensors(headers)
         return Checkpoint(
             repo_id,
             commit,
             config,
-            all_tensors(headers),
+            PackedWeights(form, tensors, None).tensors if form else tensors,
             side_files,
             weights=None,
             source_bytes=sum(shard.size for shard in shards),
             missing_bytes=sum(shard.size for shard in repo.missing(shards)),
+            quantized=form.title if form else None,
         )
     cached = CachedWeights(root, layout.files)
     repo.download(shards, progress or Silent())

@@ -1,0 +1,144 @@
+"""What a quantized source is made of: formats, their weights, the stored parts of each weight."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from quantcli.checkpoint.checkpoint import SourceTensor
+from quantcli.checkpoint.files import show
+from quantcli.checkpoint.prequantized.floats import to_float32
+from quantcli.errors import BadInputError, UnsupportedError
+
+Tensors = Mapping[str, SourceTensor]
+Settings = Mapping[str, Any]
+Raw = Callable[[str], np.ndarray]  # name of a stored tensor -> a view of it as stored
+
+
+class Parts:
+    """The stored tensors of one weight by role, read on demand."""
+
+    def __init__(self, tensors: Tensors, raw: Raw) -> None:
+        self._tensors, self._raw = tensors, raw
+
+    def codes(self, role: str) -> np.ndarray:
+        """A view as stored."""
+        return np.asarray(self._raw(self._tensors[role].name))
+
+    def values(
+        self, role: str, index: Any = (), shape: tuple[int, ...] | None = None
+    ) -> np.ndarray:
+        """Float32 copy of what `index` takes of a tensor, seen as of `shape`.
+
+        Raises: BadInputError unless all are finite.
+        """
+        tensor = self._tensors[role]
+        codes = self.codes(role)
+        found = to_float32(codes.reshape(shape or codes.shape)[index], tensor.dtype)
+        if not np.isfinite(found).all():
+            bad = found[~np.isfinite(found)].flat[0]
+            raise BadInputError(f"tensor {show(tensor.name)} holds {bad}: the checkpoint is broken")
+        return found
+
+    def refuse(self, role: str, what: str) -> BadInputError:
+        """The error about a value of a part."""
+        return BadInputError(f"tensor {show(self._tensors[role].name)} {what}")
+
+
+@dataclass(frozen=True)
+class PackedWeight(ABC):
+    """A weight `name` of `shape` that is stored in `parts` (by role)."""
+
+    name: str
+    shape: tuple[int, int]
+    parts: Tensors
+
+    @abstractmethod
+    def decode(self, parts: Parts, rows: np.ndarray) -> np.ndarray:
+        """Float32 [len(rows), columns] of the rows with these numbers.
+
+        Raises: BadInputError for values that mean nothing.
+        """
+
+
+@dataclass(frozen=True)
+class Format(ABC):
+    """A format, read from its settings in config.json; `title` is what a person calls it."""
+
+    title: str
+
+    @abstractmethod
+    def find(self, tensors: Tensors, raw: Raw | None) -> Sequence[PackedWeight]:
+        """All weights that are packed. Without `raw` there are only headers.
+
+        Raises: BadInputError (parts missing or of a wrong shape), UnsupportedError.
+        """
+
+    def ignores(self, name: str) -> bool:
+        """Tell whether a tensor has nothing to say about weights."""
+        return name.endswith(_OF_ACTIVATIONS)
+
+
+# Scales of activations and of the key-value cache.
+_OF_ACTIVATIONS = (
+    ".input_scale",
+    ".input_scale_ub",
+    ".input_zero_point",
+    ".input_global_scale",
+    ".activation_scale",
+    ".output_scale",
+    ".k_scale",
+    ".v_scale",
+)
+
+
+def part(
+    tensors: Tensors, name: str, dtypes: Collection[str], *shapes: tuple[int, ...]
+) -> SourceTensor:
+    """The stored tensor `name`, which must be of one of `dtypes` and, if given, `shapes`.
+
+    Raises: BadInputError (missing, another shape), UnsupportedError (another dtype).
+    """
+    tensor = tensors.get(name)
+    if tensor is None:
+        raise BadInputError(f"tensor {show(name)} is missing: the quantized weight needs it")
+    if tensor.dtype not in dtypes:
+        raise UnsupportedError(
+            f"tensor {show(name)} is {tensor.dtype}; only {', '.join(dtypes)} is supported there"
+        )
+    if shapes and tensor.shape not in shapes:
+        expected = " or ".join(map(str, shapes))
+        raise BadInputError(f"tensor {show(name)} has shape {tensor.shape} instead of {expected}")
+    return tensor
+
+
+def matrix(tensors: Tensors, name: str, dtypes: Collection[str]) -> SourceTensor:
+    """The stored tensor `name`, which must have rows and columns. Raises as `part`."""
+    tensor = part(tensors, name, dtypes)
+    if len(tensor.shape) != 2 or 0 in tensor.shape:
+        raise BadInputError(f"tensor {show(name)} has shape {tensor.shape}, which is no matrix")
+    return tensor
+
+
+def setting(settings: Settings, key: str, allowed: Collection[Any], default: Any = None) -> Any:
+    """A value of quantization_config. Raises UnsupportedError unless it is one of `allowed`."""
+    value = settings.get(key, default)
+    if not any(type(value) is type(each) and value == each for each in allowed):
+        raise UnsupportedError(
+            f"quantization_config in config.json: {show(key)} = {show(value)} is not supported"
+            f" (only {' or '.join(map(repr, allowed))})"
+        )
+    return value
+
+
+def group_size(settings: Settings, key: str = "group_size") -> int | None:
+    """Columns that share a scale, None for all. Raises BadInputError."""
+    value = settings.get(key, -1)
+    if type(value) is not int or not (value == -1 or 0 < value < 1 << 40):
+        raise BadInputError(
+            f"quantization_config in config.json: {show(key)} = {show(value)} is no number of"
+            " columns"
+        )
+    return None if value == -1 else value

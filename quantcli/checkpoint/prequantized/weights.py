@@ -1,0 +1,74 @@
+"""The layer between stored tensors and a Checkpoint: packed weights under their usual names."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from quantcli.checkpoint.checkpoint import SourceTensor, Weights
+from quantcli.checkpoint.files import show
+from quantcli.checkpoint.prequantized.packed import Format, PackedWeight, Parts, Tensors
+from quantcli.errors import BadInputError
+
+# Weights that are decoded at a time: bounds what lies beside the result.
+CHUNK_WEIGHTS = 1 << 18
+
+
+class PackedWeights:
+    """What `format` makes of the `stored` tensors, of which there may be only headers.
+
+    `tensors` are those to be seen: packed weights as F32, other tensors as they are.
+    """
+
+    def __init__(self, format: Format, stored: Tensors, weights: Weights | None) -> None:
+        """Raises: BadInputError, UnsupportedError."""
+        self._weights = weights
+        found = format.find(stored, weights.raw if weights else None)
+        self._packed = {weight.name: weight for weight in found}
+        used = {tensor.name for weight in found for tensor in weight.parts.values()}
+        self.tensors = {
+            name: tensor
+            for name, tensor in stored.items()
+            if name not in used and not format.ignores(name)
+        }
+        for name, weight in self._packed.items():
+            if name in self.tensors:
+                raise BadInputError(f"tensor {show(name)} is there quantized and not quantized")
+            self.tensors[name] = _seen(weight)
+
+    @property
+    def homes(self) -> Mapping[str, str]:
+        """The file of each stored tensor."""
+        return self._weights.homes if self._weights else {}
+
+    def raw(self, name: str) -> np.ndarray:
+        """As stored; of a packed weight its values, as it is shown as F32."""
+        if name in self._packed:
+            return self.float32(name, None)
+        return self._opened().raw(name)
+
+    def float32(self, name: str, rows: slice | np.ndarray | None) -> np.ndarray:
+        """Return a float32 copy of the given rows only. Raises BadInputError for broken values."""
+        weight = self._packed.get(name)
+        if weight is None:
+            return self._opened().float32(name, rows)
+        chosen = np.arange(weight.shape[0])
+        if rows is not None:
+            chosen = chosen[rows]
+        out = np.empty((len(chosen), weight.shape[1]), np.float32)
+        parts = Parts(weight.parts, self._opened().raw)
+        step = max(1, CHUNK_WEIGHTS // weight.shape[1])
+        for start in range(0, len(chosen), step):
+            out[start : start + step] = weight.decode(parts, chosen[start : start + step])
+        return out
+
+    def _opened(self) -> Weights:
+        if self._weights is None:
+            raise RuntimeError("only headers are here")
+        return self._weights
+
+
+def _seen(weight: PackedWeight) -> SourceTensor:
+    stored = tuple(weight.parts.values())
+    nbytes = sum(tensor.nbytes for tensor in stored)
+    names = tuple(tensor.name for tensor in stored)
+    return SourceTensor(weight.name, "F32", weight.shape, nbytes, names)

@@ -1,0 +1,66 @@
+"""Quantized checkpoints as sources: every format, exactly as it defines its weights."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Call
+from gguf_contents import contents
+from hub_client import Start
+from packers import CASES
+from packing import opened, write_pair
+
+from quantcli.checkpoint import open_checkpoint
+from quantcli.checkpoint.prequantized import weights
+
+pytest_plugins = ["hub_fixtures"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_weights_are_exact(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "CHUNK_WEIGHTS", 200)  # several, and one that is not full
+    case = CASES[name]
+    packed = case.packer(np.random.default_rng(3), *case.shape)
+    checkpoint = opened(tmp_path / "m", case, packed)
+    assert list(checkpoint.tensors) == ["a.weight"]
+    tensor = checkpoint.weight("a.weight")
+    assert (tensor.dtype, tensor.shape) == ("F32", case.shape)
+    assert checkpoint.quantized == case.title
+    for rows in (None, slice(3, 6), slice(0, 0), np.array([5, 1, 1, 0])):
+        found = checkpoint.float32("a.weight", rows)
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, packed.w if rows is None else packed.w[rows])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_converted_like_the_values(name: str, tmp_path: Path, call: Call) -> None:
+    """Parts in several files; a GGUF file of F32 equals that of the dequantized checkpoint."""
+    packed, plain = write_pair(tmp_path, CASES[name], shards=3)
+    told = call("convert", packed, "--type", "F32", "-o", tmp_path / "packed.gguf")
+    assert told.code == 0, told.stderr
+    assert "quantized already (" + CASES[name].title in told.stderr
+    assert call("convert", plain, "--type", "F32", "-o", tmp_path / "plain.gguf").code == 0
+    found, expected = (contents(tmp_path / f"{which}.gguf") for which in ("packed", "plain"))
+    assert found["tensors"] == expected["tensors"]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_planned_by_headers_alone(name: str, tmp_path: Path, hub: Start) -> None:
+    packed, _ = write_pair(tmp_path, CASES[name])
+    server = hub({"org/tiny": packed})
+    remote, local = open_checkpoint("org/tiny", weights=False), open_checkpoint(str(packed))
+    assert dict(remote.tensors) == dict(local.tensors)
+    assert (remote.quantized, remote.weights) == (local.quantized, None)
+    asked = [rng for method, path, rng in server.requests if method == "GET" and "model.s" in path]
+    assert len(asked) == 1
+    assert asked[0].startswith("bytes=0-")
+
+
+def test_the_plan_warns_and_inspect_counts_what_is_stored(tmp_path: Path, call: Call) -> None:
+    packed, _ = write_pair(tmp_path, CASES["fp8 row"])
+    plan = json.loads(call("plan", packed, "--type", "Q8_0", "--json").stdout)
+    assert [line for line in plan["warnings"] if "quantized already (FP8)" in line]
+    tensors = json.loads(call("inspect", packed, "--json").stdout)["tensors"]
+    (q,) = (t for t in tensors if t["name"] == "model.layers.0.self_attn.q_proj.weight")
+    assert (q["type"], q["size_bytes"]) == ("F32", 64 * 64 + 4 * 64)

@@ -1,0 +1,125 @@
+"""Broken and unsupported quantized checkpoints: one line, the right exit code, nothing left."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Call
+from packers import CASES
+from packing import Stored, read_stored, write_pair, write_parts, write_safetensors
+
+from quantcli.checkpoint import open_checkpoint
+from quantcli.errors import BadInputError, QuantcliError, UnsupportedError
+
+Edit = Callable[[Stored], Any]
+
+
+def drop(part: str) -> Edit:
+    return lambda parts: parts.pop(part)
+
+
+def put(part: str, at: Any, value: Any) -> Edit:
+    """Change one stored number."""
+
+    def edit(parts: Stored) -> None:
+        dtype, array = parts[part]
+        changed = np.array(array)
+        changed[at] = value
+        parts[part] = dtype, changed
+
+    return edit
+
+
+def cut(part: str, *index: Any) -> Edit:
+    """Keep what `index` takes."""
+
+    def edit(parts: Stored) -> None:
+        parts[part] = parts[part][0], np.ascontiguousarray(parts[part][1][index])
+
+    return edit
+
+
+def called(part: str, dtype: str) -> Edit:
+    """The same bytes under another dtype of that size."""
+    return lambda parts: parts.__setitem__(part, (dtype, parts[part][1]))
+
+
+DAMAGE: dict[str, tuple[str, Edit, type[QuantcliError], list[str]]] = {
+    "fp8 without scale": (
+        "fp8 tensor", drop("weight_scale"), BadInputError, ["'a.weight_scale' is missing"],
+    ),
+    "fp8 without scales": (
+        "fp8 block", drop("weight_scale_inv"), BadInputError, ["'a.weight_scale_inv' is missing"],
+    ),
+    "fp8 of too few scales": (
+        "fp8 row", cut("weight_scale", slice(6)), BadInputError, ["(6, 1)", "(7, 1)"],
+    ),
+    "fp8 of too few blocks": (
+        "fp8 block", cut("weight_scale_inv", slice(2)), BadInputError, ["(2, 3)", "(3, 3)"],
+    ),
+    "fp8 of odd scales": (
+        "fp8 row", called("weight_scale", "I32"), UnsupportedError, ["'a.weight_scale' is I32"],
+    ),
+    "fp8 scale nan": (
+        "fp8 row", put("weight_scale", 3, np.nan), BadInputError, ["'a.weight_scale' holds nan"],
+    ),
+    "fp8 scale inf": (
+        "fp8 block", put("weight_scale_inv", 2, np.inf), BadInputError, ["_inv' holds inf"],
+    ),
+    "fp8 scale power nan": (
+        "fp8 block powers", put("weight_scale_inv", 1, 255), BadInputError, ["_inv' holds nan"],
+    ),
+    "fp8 nan": (
+        "fp8 block", put("weight", (20, 7), 0xFF), BadInputError, ["holds nan at row 20, column 7"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_damage_is_told_in_one_line(name: str, tmp_path: Path) -> None:
+    of, edit, kind, words = DAMAGE[name]
+    case = CASES[of]
+    parts = dict(case.packer(np.random.default_rng(5), *case.shape).parts)
+    edit(parts)
+    folder = write_parts(tmp_path / "m", case.settings, parts)
+    with pytest.raises(QuantcliError) as caught:
+        open_checkpoint(str(folder)).float32("a.weight")
+    assert type(caught.value) is kind
+    assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+SETTINGS: dict[str, tuple[dict[str, Any], type[QuantcliError], list[str]]] = {
+    "fp8 e5m2": ({"quant_method": "fp8", "fmt": "e5m2"}, UnsupportedError, ["'e5m2'"]),
+    "fp8 block": (
+        {"quant_method": "fp8", "weight_block_size": [128]}, BadInputError, ["[128]"],
+    ),
+    "fp8 block of 0": (
+        {"quant_method": "fp8", "weight_block_size": [0, 1]}, BadInputError, ["[0, 1]"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_settings_that_make_no_sense_or_are_not_supported(name: str, tmp_path: Path) -> None:
+    settings, kind, words = SETTINGS[name]
+    folder = write_parts(tmp_path / "m", settings, {"weight": ("F32", np.ones((2, 2), "f4"))})
+    with pytest.raises(QuantcliError) as caught:
+        open_checkpoint(str(folder))
+    assert type(caught.value) is kind
+    assert "quantization_config" in str(caught.value)
+    assert [word for word in words if word not in str(caught.value)] == [], str(caught.value)
+
+
+def test_nothing_is_left_of_a_conversion_that_meets_nan(tmp_path: Path, call: Call) -> None:
+    packed, _ = write_pair(tmp_path, CASES["fp8 row"])
+    stored = read_stored(packed / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight_scale"
+    scales = np.array(stored[name][1])
+    scales[-1] = np.nan
+    write_safetensors(packed / "model.safetensors", stored | {name: ("F32", scales)})
+    done = call("convert", packed, "--type", "Q8_0")
+    assert done.failed_with(3, name, "holds nan")
