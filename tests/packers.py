@@ -1,7 +1,7 @@
 """Packers of tests/packing.py by format, and the cases that every test of theirs goes through."""
 
 import numpy as np
-from packing import Case, Packed, Packer, bf16, e4m3, scales_of
+from packing import Case, Packed, Packer, bf16, e4m3, packed_rows, scales_of
 
 # --- FP8 -----------------------------------------------------------------------------------------
 
@@ -55,4 +55,100 @@ FP8 = {
     ),
 }
 
-CASES: dict[str, Case] = {**FP8}
+# --- GPTQ and AWQ --------------------------------------------------------------------------------
+
+
+def gptq(
+    bits: int, group: int, version: int = 1, act_order: bool = False, g_idx: bool = True
+) -> Packer:
+    """`group`: -1 for one of all columns. Zero points as low as 1, and of version 2 as 0."""
+
+    def pack(random: np.random.Generator, rows: int, columns: int) -> Packed:
+        codes = random.integers(0, 1 << bits, (rows, columns))
+        groups = np.arange(columns) // (columns if group < 0 else group)
+        count = groups[-1] + 1
+        if act_order:
+            groups = random.permutation(groups)
+        zeros = random.integers(2 - version, 1 << bits, (count, rows))
+        scales = scales_of(random, (count, rows)).astype(np.float16)
+        w = np.empty((rows, columns), np.float32)
+        for o in range(rows):
+            for i in range(columns):
+                g = groups[i]
+                w[o, i] = float(scales[g, o]) * (int(codes[o, i]) - int(zeros[g, o]))
+        parts = {
+            "qweight": ("I32", np.ascontiguousarray(packed_rows(codes, bits).T)),
+            "qzeros": ("I32", packed_rows(zeros - (version == 1), bits)),
+            "scales": ("F16", scales),
+        }
+        if g_idx:
+            parts["g_idx"] = "I32", groups.astype(np.int32)
+        return Packed(parts, w)
+
+    return pack
+
+
+def awq(group: int) -> Packer:
+    """`group`: -1 for one of all columns."""
+
+    def words(codes: np.ndarray) -> np.ndarray:
+        found = np.zeros((codes.shape[0], codes.shape[1] // 8), np.uint32)
+        for nibble, column in enumerate((0, 2, 4, 6, 1, 3, 5, 7)):
+            found |= codes[:, column::8].astype(np.uint32) << np.uint32(4 * nibble)
+        return found.view(np.int32)
+
+    def pack(random: np.random.Generator, rows: int, columns: int) -> Packed:
+        size = columns if group < 0 else group
+        codes = random.integers(0, 16, (columns, rows))
+        zeros = random.integers(0, 16, (columns // size, rows))
+        scales = scales_of(random, zeros.shape).astype(np.float16)
+        w = np.empty((rows, columns), np.float32)
+        for o in range(rows):
+            for i in range(columns):
+                g = i // size
+                w[o, i] = float(scales[g, o]) * (int(codes[i, o]) - int(zeros[g, o]))
+        stored = {"qweight": ("I32", words(codes)), "qzeros": ("I32", words(zeros))}
+        return Packed(stored | {"scales": ("F16", scales)}, w)
+
+    return pack
+
+
+def _gptq(bits: int, group: int, **more: object) -> dict[str, object]:
+    return {"quant_method": "gptq", "bits": bits, "group_size": group} | more
+
+
+GPTQ = {
+    f"gptq {bits} bits": Case(
+        _gptq(bits, 32, sym=True, desc_act=False),
+        gptq(bits, 32),
+        f"GPTQ of {bits} bits",
+        (64, 96),
+    )
+    for bits in (2, 3, 4, 8)
+}
+GPTQ |= {
+    f"gptq act-order {bits} bits": Case(
+        _gptq(bits, 32, sym=False, desc_act=True, checkpoint_format="gptq_v2"),
+        gptq(bits, 32, version=2, act_order=True),
+        f"GPTQ of {bits} bits",
+        (32, 160),
+    )
+    for bits in (2, 3, 4, 8)
+}
+GPTQ |= {
+    "gptq of one group": Case(_gptq(4, -1), gptq(4, -1), "GPTQ of 4 bits", (8, 24)),
+    "gptq of groups that do not divide": Case(
+        _gptq(4, 40, format="gptq", dynamic={"-:.*lm_head.*": {}}),
+        gptq(4, 40, act_order=True),
+        "GPTQ of 4 bits",
+        (8, 104),
+    ),
+    "gptq without g_idx": Case(_gptq(4, 40), gptq(4, 40, g_idx=False), "GPTQ of 4 bits", (8, 104)),
+}
+_AWQ = {"quant_method": "awq", "bits": 4, "zero_point": True, "version": "gemm"}
+AWQ = {
+    "awq": Case(_AWQ | {"group_size": 16}, awq(16), "AWQ of 4 bits"),
+    "awq of one group": Case(_AWQ | {"group_size": -1}, awq(-1), "AWQ of 4 bits", (16, 19)),
+}
+
+CASES: dict[str, Case] = {**FP8, **GPTQ, **AWQ}

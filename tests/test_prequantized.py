@@ -9,12 +9,15 @@ from conftest import Call
 from gguf_contents import contents
 from hub_client import Start
 from packers import CASES
-from packing import opened, write_pair
+from packing import Packed, opened, packed_rows, write_pair
 
 from quantcli.checkpoint import open_checkpoint
 from quantcli.checkpoint.prequantized import weights
 
 pytest_plugins = ["hub_fixtures"]
+
+# Of which whole models are converted: one per layout.
+WHOLE = ["fp8 tensor", "fp8 block cut off", "gptq act-order 3 bits", "gptq 4 bits", "awq"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -33,7 +36,7 @@ def test_weights_are_exact(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
         np.testing.assert_array_equal(found, packed.w if rows is None else packed.w[rows])
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_converted_like_the_values(name: str, tmp_path: Path, call: Call) -> None:
     """Parts in several files; a GGUF file of F32 equals that of the dequantized checkpoint."""
     packed, plain = write_pair(tmp_path, CASES[name], shards=3)
@@ -45,7 +48,7 @@ def test_converted_like_the_values(name: str, tmp_path: Path, call: Call) -> Non
     assert found["tensors"] == expected["tensors"]
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", WHOLE)
 def test_planned_by_headers_alone(name: str, tmp_path: Path, hub: Start) -> None:
     packed, _ = write_pair(tmp_path, CASES[name])
     server = hub({"org/tiny": packed})
@@ -64,3 +67,20 @@ def test_the_plan_warns_and_inspect_counts_what_is_stored(tmp_path: Path, call: 
     tensors = json.loads(call("inspect", packed, "--json").stdout)["tensors"]
     (q,) = (t for t in tensors if t["name"] == "model.layers.0.self_attn.q_proj.weight")
     assert (q["type"], q["size_bytes"]) == ("F32", 64 * 64 + 4 * 64)
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_gptq_zeros_of_0_borrow_within_their_word(bits: int, tmp_path: Path) -> None:
+    """Version 1 subtracts one from every code of a word at once, modulo 2^32."""
+    case = CASES[f"gptq {bits} bits"]
+    random = np.random.default_rng(11)
+    parts = dict(case.packer(random, 64, 32).parts)
+    zeros = random.integers(0, 2, (1, 64)) * random.integers(0, 1 << bits, (1, 64))
+    one = sum(1 << at for at in range(0, 32, bits))
+    words = [(int(word) - one) % 2**32 for word in packed_rows(zeros, bits).view(np.uint32)[0]]
+    parts["qzeros"] = "I32", np.array([words], np.uint32).view(np.int32)
+    parts["qweight"] = "I32", np.zeros((bits, 64), np.int32)
+    expected = -zeros.T * parts["scales"][1].T.astype(np.float64)
+    checkpoint = opened(tmp_path / "m", case, Packed(parts, expected))
+    found = checkpoint.float32("a.weight")
+    np.testing.assert_array_equal(found, np.repeat(expected, 32, axis=1).astype(np.float32))

@@ -74,6 +74,52 @@ DAMAGE: dict[str, tuple[str, Edit, type[QuantcliError], list[str]]] = {
     "fp8 nan": (
         "fp8 block", put("weight", (20, 7), 0xFF), BadInputError, ["holds nan at row 20, column 7"],
     ),
+    "gptq without zeros": (
+        "gptq 4 bits", drop("qzeros"), BadInputError, ["'a.qzeros' is missing"],
+    ),
+    "gptq without scales": (
+        "gptq 4 bits", drop("scales"), BadInputError, ["'a.scales' is missing"],
+    ),
+    "gptq of too few groups": (
+        "gptq 4 bits", cut("scales", slice(2)), BadInputError, ["(2, 64) instead of (3, 64)"],
+    ),
+    "gptq of too few zeros": (
+        "gptq 3 bits", cut("qzeros", slice(3), slice(5)), BadInputError, ["(3, 5)", "(3, 6)"],
+    ),
+    "gptq of words that codes do not fill": (
+        "gptq 3 bits", cut("qweight", slice(8)), BadInputError, ["(8, 64), which codes of 3 bits"],
+    ),
+    "gptq of rows that words do not fill": (
+        "gptq 4 bits", cut("qweight", ..., slice(60)), BadInputError, ["(12, 60), which codes"],
+    ),
+    "gptq of too few columns in g_idx": (
+        "gptq 4 bits", cut("g_idx", slice(95)), BadInputError, ["(95,) instead of (96,)"],
+    ),
+    "gptq of no matrix": (
+        "gptq 4 bits", cut("qweight", 0), BadInputError, ["(64,), which is no matrix"],
+    ),
+    "gptq of a group that is not there": (
+        "gptq 4 bits", put("g_idx", 5, 3), BadInputError, ["'a.g_idx' names group 3 of 3"],
+    ),
+    "gptq of a negative group": (
+        "gptq 4 bits", put("g_idx", 5, -1), BadInputError, ["'a.g_idx' names group -1 of 3"],
+    ),
+    "gptq scale nan": (
+        "gptq 4 bits", put("scales", (2, 9), np.nan), BadInputError, ["'a.scales' holds nan"],
+    ),
+    "gptq of floats": (
+        "gptq 4 bits", called("qweight", "F32"), UnsupportedError, ["'a.qweight' is F32"],
+    ),
+    "awq without zeros": ("awq", drop("qzeros"), BadInputError, ["'a.qzeros' is missing"]),
+    "awq of too few scales": (
+        "awq", cut("scales", slice(3)), BadInputError, ["(3, 24) instead of (4, 24)"],
+    ),
+    "awq of groups that do not divide": (
+        "awq", cut("qweight", slice(60)), BadInputError, ["60 columns, which groups of 16"],
+    ),
+    "awq scale inf": (
+        "awq", put("scales", (1, 5), np.inf), BadInputError, ["'a.scales' holds inf"],
+    ),
 }  # fmt: skip
 
 
@@ -99,6 +145,37 @@ SETTINGS: dict[str, tuple[dict[str, Any], type[QuantcliError], list[str]]] = {
     ),
     "fp8 block of 0": (
         {"quant_method": "fp8", "weight_block_size": [0, 1]}, BadInputError, ["[0, 1]"],
+    ),
+    "gptq of 5 bits": ({"quant_method": "gptq", "bits": 5}, UnsupportedError, ["'bits' = 5"]),
+    "gptq of no bits": ({"quant_method": "gptq"}, UnsupportedError, ["'bits' = None"]),
+    "gptq of true bits": ({"quant_method": "gptq", "bits": 4.0}, UnsupportedError, ["4.0"]),
+    "gptq for marlin": (
+        {"quant_method": "gptq", "bits": 4, "checkpoint_format": "marlin"},
+        UnsupportedError,
+        ["'marlin'"],
+    ),
+    "gptq for marlin, older": (
+        {"quant_method": "gptq", "bits": 4, "is_marlin_format": True},
+        UnsupportedError,
+        ["is_marlin_format"],
+    ),
+    "gptq of groups of 0": (
+        {"quant_method": "gptq", "bits": 4, "group_size": 0}, BadInputError, ["'group_size' = 0"],
+    ),
+    "gptq of a group of text": (
+        {"quant_method": "gptq", "bits": 4, "group_size": "x"}, BadInputError, ["'x'"],
+    ),
+    "gptq of many kinds": (
+        {"quant_method": "gptq", "bits": 4, "dynamic": {"+:a": {"bits": 8}}},
+        UnsupportedError,
+        ["'dynamic'"],
+    ),
+    "awq gemv": (
+        {"quant_method": "awq", "bits": 4, "version": "gemv"}, UnsupportedError, ["'gemv'"],
+    ),
+    "awq of 3 bits": ({"quant_method": "awq", "bits": 3}, UnsupportedError, ["'bits' = 3"]),
+    "awq of its authors": (
+        {"quant_method": "awq", "bits": 4, "backend": "llm-awq"}, UnsupportedError, ["'llm-awq'"],
     ),
 }  # fmt: skip
 

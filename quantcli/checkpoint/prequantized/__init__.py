@@ -11,7 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from quantcli.checkpoint.files import show
+from quantcli.checkpoint.prequantized.awq import read_awq
 from quantcli.checkpoint.prequantized.fp8 import read_fbgemm, read_fp8
+from quantcli.checkpoint.prequantized.gptq import read_gptq
 from quantcli.checkpoint.prequantized.packed import Format, Settings
 from quantcli.errors import UnsupportedError
 
@@ -20,6 +22,8 @@ __all__ = ["Format", "read_format"]
 _FORMATS: Mapping[str, Callable[[Settings], Format]] = {
     "fp8": read_fp8,
     "fbgemm_fp8": read_fbgemm,
+    "gptq": read_gptq,
+    "awq": read_awq,
 }
 
 
