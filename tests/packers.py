@@ -1,5 +1,7 @@
 """Packers of tests/packing.py by format, and the cases that every test of theirs goes through."""
 
+import json
+
 import numpy as np
 from packing import Case, Packed, Packer, bf16, e4m3, packed_rows, scales_of
 
@@ -151,4 +153,82 @@ AWQ = {
     "awq of one group": Case(_AWQ | {"group_size": -1}, awq(-1), "AWQ of 4 bits", (16, 19)),
 }
 
-CASES: dict[str, Case] = {**FP8, **GPTQ, **AWQ}
+# --- bitsandbytes --------------------------------------------------------------------------------
+
+# QLoRA (Dettmers et al. 2023), appendix E; bitsandbytes' kDequantizeFP4: sign, then 3 bits.
+NF4 = (
+    -1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453, -0.28444138169288635,
+    -0.18477343022823334, -0.09105003625154495, 0.0, 0.07958029955625534, 0.16093020141124725,
+    0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941,
+    0.7229568362236023, 1.0,
+)  # fmt: skip
+_HALF = (0.0, 0.0052083333, 0.66666667, 1.0, 0.33333333, 0.5, 0.16666667, 0.25)
+FP4 = (*_HALF, *(-value for value in _HALF))
+
+
+def four_bits(kind: str, block: int, nested: int | None = None) -> Packer:
+    """`block`: numbers that share a scale; `nested`: scales that share one."""
+
+    def pack(random: np.random.Generator, rows: int, columns: int) -> Packed:
+        table = np.array(NF4 if kind == "nf4" else FP4, np.float32)
+        codes = random.integers(0, 16, rows * columns)
+        blocks = -(-codes.size // block)
+        state = {"quant_type": kind, "blocksize": block, "dtype": "bfloat16"}
+        state["shape"] = [rows, columns]
+        parts: dict[str, tuple[str, np.ndarray]] = {}
+        if nested is None:
+            absmax = scales_of(random, (blocks,))
+            parts["weight.absmax"] = "F32", absmax
+        else:
+            small = random.integers(0, 256, blocks, np.uint8)
+            second = np.linspace(-1, 1, 256, dtype=np.float32) ** 3
+            above = scales_of(random, (-(-blocks // nested),))
+            offset = random.uniform(0.01, 0.09)
+            absmax = np.empty(blocks, np.float32)
+            for i in range(blocks):
+                absmax[i] = second[small[i]] * above[i // nested] + np.float32(offset)
+            state |= {"nested_blocksize": nested, "nested_dtype": "float32"}
+            state["nested_offset"] = offset
+            parts["weight.absmax"] = "U8", small
+            parts["weight.nested_absmax"] = "F32", above
+            parts["weight.nested_quant_map"] = "F32", second
+        w = np.array([table[c] * absmax[i // block] for i, c in enumerate(codes)], np.float32)
+        pairs = [*codes, 0]
+        stored = [16 * pairs[i] + pairs[i + 1] for i in range(0, codes.size, 2)]
+        text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+        parts |= {
+            "weight": ("U8", np.array(stored, np.uint8)[:, None]),
+            "weight.quant_map": ("F32", table),
+            f"weight.quant_state.bitsandbytes__{kind}": ("U8", text),
+        }
+        return Packed(parts, w.reshape(rows, columns))
+
+    return pack
+
+
+def eight_bits(random: np.random.Generator, rows: int, columns: int) -> Packed:
+    codes = random.integers(-127, 128, (rows, columns)).astype(np.int8)
+    scales = 127 * scales_of(random, (rows,))
+    w = np.empty((rows, columns), np.float32)
+    for i in range(rows):
+        for j in range(columns):
+            w[i, j] = np.float32(codes[i, j]) * scales[i] * np.float32(1 / 127)
+    parts = {"weight": ("I8", codes), "SCB": ("F32", scales)}
+    return Packed(parts | {"weight_format": ("U8", np.array(0, np.uint8))}, w)
+
+
+def _bnb4(kind: str) -> dict[str, object]:
+    return {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": kind}
+
+
+BITSANDBYTES = {
+    "bnb nf4": Case(_bnb4("nf4"), four_bits("nf4", 64), "bitsandbytes NF4"),
+    "bnb nf4 nested": Case(_bnb4("nf4"), four_bits("nf4", 16, 8), "bitsandbytes NF4", (9, 48)),
+    "bnb nf4 nested odd": Case(_bnb4("nf4"), four_bits("nf4", 64, 4), "bitsandbytes NF4", (7, 61)),
+    "bnb fp4 odd": Case(_bnb4("fp4"), four_bits("fp4", 32), "bitsandbytes FP4", (7, 35)),
+    "bnb int8": Case(
+        {"quant_method": "bitsandbytes", "load_in_8bit": True}, eight_bits, "bitsandbytes int8"
+    ),
+}
+
+CASES: dict[str, Case] = {**FP8, **GPTQ, **AWQ, **BITSANDBYTES}

@@ -18,6 +18,7 @@ pytest_plugins = ["hub_fixtures"]
 
 # Of which whole models are converted: one per layout.
 WHOLE = ["fp8 tensor", "fp8 block cut off", "gptq act-order 3 bits", "gptq 4 bits", "awq"]
+WHOLE += ["bnb nf4 nested", "bnb int8"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -56,8 +57,15 @@ def test_planned_by_headers_alone(name: str, tmp_path: Path, hub: Start) -> None
     assert dict(remote.tensors) == dict(local.tensors)
     assert (remote.quantized, remote.weights) == (local.quantized, None)
     asked = [rng for method, path, rng in server.requests if method == "GET" and "model.s" in path]
-    assert len(asked) == 1
     assert asked[0].startswith("bytes=0-")
+    # What headers do not tell is read once for all blocks.
+    assert len(asked) == (8 if "nf4" in name else 1)
+    assert not [rng for rng in asked[1:] if _length(rng) > 4096]
+
+
+def _length(asked: str) -> int:
+    begin, end = asked.removeprefix("bytes=").split("-")
+    return int(end) - int(begin) + 1
 
 
 def test_the_plan_warns_and_inspect_counts_what_is_stored(tmp_path: Path, call: Call) -> None:

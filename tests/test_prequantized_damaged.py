@@ -1,5 +1,6 @@
 """Broken and unsupported quantized checkpoints: one line, the right exit code, nothing left."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,19 @@ def cut(part: str, *index: Any) -> Edit:
 def called(part: str, dtype: str) -> Edit:
     """The same bytes under another dtype of that size."""
     return lambda parts: parts.__setitem__(part, (dtype, parts[part][1]))
+
+
+NF4_STATE = "weight.quant_state.bitsandbytes__nf4"
+
+
+def state(**changes: Any) -> Edit:
+    """Change what the JSON of bitsandbytes says."""
+
+    def edit(parts: Stored) -> None:
+        document = json.loads(parts[NF4_STATE][1].tobytes()) | changes
+        parts[NF4_STATE] = "U8", np.frombuffer(json.dumps(document).encode(), np.uint8)
+
+    return edit
 
 
 DAMAGE: dict[str, tuple[str, Edit, type[QuantcliError], list[str]]] = {
@@ -120,6 +134,55 @@ DAMAGE: dict[str, tuple[str, Edit, type[QuantcliError], list[str]]] = {
     "awq scale inf": (
         "awq", put("scales", (1, 5), np.inf), BadInputError, ["'a.scales' holds inf"],
     ),
+    "bnb without absmax": (
+        "bnb nf4", drop("weight.absmax"), BadInputError, ["'a.weight.absmax' is missing"],
+    ),
+    "bnb without table": (
+        "bnb nf4", drop("weight.quant_map"), BadInputError, ["'a.weight.quant_map' is missing"],
+    ),
+    "bnb without nested scales": (
+        "bnb nf4 nested", drop("weight.nested_absmax"), BadInputError, ["_absmax' is missing"],
+    ),
+    "bnb without state": (
+        "bnb nf4", drop("weight.quant_state.bitsandbytes__nf4"), UnsupportedError, ["U8", "'a.wei"],
+    ),
+    "bnb of broken JSON": (
+        "bnb nf4", put(NF4_STATE, 0, ord("[")), BadInputError, ["__nf4' is not the JSON"],
+    ),
+    "bnb of too little JSON": (
+        "bnb nf4", cut(NF4_STATE, slice(40)), BadInputError, ["__nf4' is not the JSON"],
+    ),
+    "bnb of another shape": (
+        "bnb nf4", state(shape=[24, 65]), BadInputError, ["(768, 1) instead of (780, 1)"],
+    ),
+    "bnb of no shape": ("bnb nf4", state(shape=[24]), BadInputError, ["is not the JSON"]),
+    "bnb of a negative shape": (
+        "bnb nf4", state(shape=[-24, -64]), BadInputError, ["is not the JSON"],
+    ),
+    "bnb of blocks of 0": ("bnb nf4", state(blocksize=0), BadInputError, ["is not the JSON"]),
+    "bnb of other blocks": (
+        "bnb nf4", state(blocksize=32), BadInputError, ["(24,) instead of (48,)"],
+    ),
+    "bnb of an offset nan": (
+        "bnb nf4 nested", state(nested_offset=float("nan")), BadInputError, ["is not the JSON"],
+    ),
+    "bnb absmax nan": (
+        "bnb nf4", put("weight.absmax", 4, np.nan), BadInputError, ["'a.weight.absmax' holds nan"],
+    ),
+    "bnb nested absmax inf": (
+        "bnb nf4 nested", put("weight.nested_absmax", 1, np.inf), BadInputError, ["holds inf"],
+    ),
+    "bnb in wider numbers": (
+        "bnb nf4", called("weight", "F8_E4M3"), UnsupportedError, ["'a.weight' is F8_E4M3; only"],
+    ),
+    "int8 without scales": ("bnb int8", drop("SCB"), BadInputError, ["'a.SCB' is missing"]),
+    "int8 of too few scales": (
+        "bnb int8", cut("SCB", slice(20)), BadInputError, ["(20,) instead of (24,)"],
+    ),
+    "int8 scale nan": ("bnb int8", put("SCB", 0, np.nan), BadInputError, ["'a.SCB' holds nan"]),
+    "int8 in another order": (
+        "bnb int8", put("weight_format", (), 1), BadInputError, ["'a.weight_format' is not 0"],
+    ),
 }  # fmt: skip
 
 
@@ -174,6 +237,16 @@ SETTINGS: dict[str, tuple[dict[str, Any], type[QuantcliError], list[str]]] = {
         {"quant_method": "awq", "bits": 4, "version": "gemv"}, UnsupportedError, ["'gemv'"],
     ),
     "awq of 3 bits": ({"quant_method": "awq", "bits": 3}, UnsupportedError, ["'bits' = 3"]),
+    "bnb of other bits": (
+        {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_type": "x"},
+        UnsupportedError,
+        ["'x'"],
+    ),
+    "bnb in wider numbers": (
+        {"quant_method": "bitsandbytes", "load_in_4bit": True, "bnb_4bit_quant_storage": "float32"},
+        UnsupportedError,
+        ["'float32'"],
+    ),
     "awq of its authors": (
         {"quant_method": "awq", "bits": 4, "backend": "llm-awq"}, UnsupportedError, ["'llm-awq'"],
     ),

@@ -274,6 +274,11 @@ class SafetensorsFile:
             return np.memmap(file, dtype, mode="r", offset=begin, shape=tensor.shape)
 
 
+def from_bytes(tensor: SourceTensor, data: bytes) -> np.ndarray:
+    """Return a tensor as `SafetensorsFile.raw` does, given its bytes."""
+    return np.frombuffer(data, _NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)
+
+
 def _identity(file: BinaryIO) -> tuple[int, ...]:
     found = os.fstat(file.fileno())
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

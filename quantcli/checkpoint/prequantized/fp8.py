@@ -56,7 +56,7 @@ class Fp8(Format):
 
     block: Shape | None
 
-    def find(self, tensors: Tensors, raw: Raw | None) -> Sequence[PackedWeight]:
+    def find(self, tensors: Tensors, raw: Raw) -> Sequence[PackedWeight]:
         return [
             fp8_weight(tensors, name, self.block)
             for name, tensor in tensors.items()

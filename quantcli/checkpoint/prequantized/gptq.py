@@ -81,7 +81,7 @@ class Gptq(Format):
     group: int | None
     one_less: bool
 
-    def find(self, tensors: Tensors, raw: Raw | None) -> Sequence[PackedWeight]:
+    def find(self, tensors: Tensors, raw: Raw) -> Sequence[PackedWeight]:
         ending = ".qweight"
         stems = [name.removesuffix(ending) for name in tensors if name.endswith(ending)]
         return [self._weight(tensors, stem) for stem in stems]

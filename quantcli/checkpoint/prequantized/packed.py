@@ -70,8 +70,8 @@ class Format(ABC):
     title: str
 
     @abstractmethod
-    def find(self, tensors: Tensors, raw: Raw | None) -> Sequence[PackedWeight]:
-        """All weights that are packed. Without `raw` there are only headers.
+    def find(self, tensors: Tensors, raw: Raw) -> Sequence[PackedWeight]:
+        """All weights that are packed. `raw` is slow where only headers are here: for sizes.
 
         Raises: BadInputError (parts missing or of a wrong shape), UnsupportedError.
         """
@@ -127,7 +127,8 @@ def setting(settings: Settings, key: str, allowed: Collection[Any], default: Any
     value = settings.get(key, default)
     if not any(type(value) is type(each) and value == each for each in allowed):
         raise UnsupportedError(
-            f"quantization_config in config.json: {show(key)} = {show(value)} is not supported"
+            f"quantization_config in config.json: {show(settings.get('quant_method'))} with"
+            f" {show(key)} = {show(value)} is not supported"
             f" (only {' or '.join(map(repr, allowed))})"
         )
     return value

@@ -14,15 +14,15 @@ CHUNK_WEIGHTS = 1 << 18
 
 
 class PackedWeights:
-    """What `format` makes of the `stored` tensors, of which there may be only headers.
+    """What `format` makes of the `stored` tensors of `weights`.
 
     `tensors` are those to be seen: packed weights as F32, other tensors as they are.
     """
 
-    def __init__(self, format: Format, stored: Tensors, weights: Weights | None) -> None:
+    def __init__(self, format: Format, stored: Tensors, weights: Weights) -> None:
         """Raises: BadInputError, UnsupportedError."""
         self._weights = weights
-        found = format.find(stored, weights.raw if weights else None)
+        found = format.find(stored, weights.raw)
         self._packed = {weight.name: weight for weight in found}
         used = {tensor.name for weight in found for tensor in weight.parts.values()}
         self.tensors = {
@@ -38,33 +38,28 @@ class PackedWeights:
     @property
     def homes(self) -> Mapping[str, str]:
         """The file of each stored tensor."""
-        return self._weights.homes if self._weights else {}
+        return self._weights.homes
 
     def raw(self, name: str) -> np.ndarray:
         """As stored; of a packed weight its values, as it is shown as F32."""
         if name in self._packed:
             return self.float32(name, None)
-        return self._opened().raw(name)
+        return self._weights.raw(name)
 
     def float32(self, name: str, rows: slice | np.ndarray | None) -> np.ndarray:
         """Return a float32 copy of the given rows only. Raises BadInputError for broken values."""
         weight = self._packed.get(name)
         if weight is None:
-            return self._opened().float32(name, rows)
+            return self._weights.float32(name, rows)
         chosen = np.arange(weight.shape[0])
         if rows is not None:
             chosen = chosen[rows]
         out = np.empty((len(chosen), weight.shape[1]), np.float32)
-        parts = Parts(weight.parts, self._opened().raw)
+        parts = Parts(weight.parts, self._weights.raw)
         step = max(1, CHUNK_WEIGHTS // weight.shape[1])
         for start in range(0, len(chosen), step):
             out[start : start + step] = weight.decode(parts, chosen[start : start + step])
         return out
-
-    def _opened(self) -> Weights:
-        if self._weights is None:
-            raise RuntimeError("only headers are here")
-        return self._weights
 
 
 def _seen(weight: PackedWeight) -> SourceTensor:
