@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+from packers_compressed import COMPRESSED
 from packing import Case, Packed, Packer, bf16, e4m3, packed_rows, scales_of
 
 # --- FP8 -----------------------------------------------------------------------------------------
@@ -231,4 +232,4 @@ BITSANDBYTES = {
     ),
 }
 
-CASES: dict[str, Case] = {**FP8, **GPTQ, **AWQ, **BITSANDBYTES}
+CASES: dict[str, Case] = {**FP8, **GPTQ, **AWQ, **BITSANDBYTES, **COMPRESSED}

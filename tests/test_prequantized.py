@@ -18,7 +18,7 @@ pytest_plugins = ["hub_fixtures"]
 
 # Of which whole models are converted: one per layout.
 WHOLE = ["fp8 tensor", "fp8 block cut off", "gptq act-order 3 bits", "gptq 4 bits", "awq"]
-WHOLE += ["bnb nf4 nested", "bnb int8"]
+WHOLE += ["bnb nf4 nested", "bnb int8", "ct packed asymmetric", "ct fp8 rows", "ct nvfp4"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -59,7 +59,7 @@ def test_planned_by_headers_alone(name: str, tmp_path: Path, hub: Start) -> None
     asked = [rng for method, path, rng in server.requests if method == "GET" and "model.s" in path]
     assert asked[0].startswith("bytes=0-")
     # What headers do not tell is read once for all blocks.
-    assert len(asked) == (8 if "nf4" in name else 1)
+    assert len(asked) == (8 if name.startswith(("bnb nf4", "ct packed")) else 1)
     assert not [rng for rng in asked[1:] if _length(rng) > 4096]
 
 

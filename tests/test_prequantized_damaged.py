@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from conftest import Call
 from packers import CASES
+from packers_compressed import settings
 from packing import Stored, read_stored, write_pair, write_parts, write_safetensors
 
 from quantcli.checkpoint import open_checkpoint
@@ -183,6 +184,63 @@ DAMAGE: dict[str, tuple[str, Edit, type[QuantcliError], list[str]]] = {
     "int8 in another order": (
         "bnb int8", put("weight_format", (), 1), BadInputError, ["'a.weight_format' is not 0"],
     ),
+    "ct packed without shape": (
+        "ct packed", drop("weight_shape"), BadInputError, ["'a.weight_shape' is missing"],
+    ),
+    "ct packed of no shape": (
+        "ct packed", put("weight_shape", 0, -19), BadInputError, ["-19 and 64, which is no shape"],
+    ),
+    "ct packed of another shape": (
+        "ct packed", put("weight_shape", 1, 96), BadInputError, ["(19, 8) instead of (19, 12)"],
+    ),
+    "ct packed of groups that do not divide": (
+        "ct packed", put("weight_shape", 1, 63), BadInputError, ["63 columns, which groups of 32"],
+    ),
+    "ct packed without scales": (
+        "ct packed", drop("weight_scale"), BadInputError, ["'a.weight_scale' is missing"],
+    ),
+    "ct packed of too few scales": (
+        "ct packed", cut("weight_scale", slice(9)), BadInputError, ["(9, 2) instead of (19, 2)"],
+    ),
+    "ct packed scale nan": (
+        "ct packed", put("weight_scale", (3, 1), 0x7FC0), BadInputError, ["'a.weight_scale' holds"],
+    ),
+    "ct packed without zeros": (
+        "ct packed asymmetric", drop("weight_zero_point"), BadInputError, ["_point' is missing"],
+    ),
+    "ct packed of zeros that are not packed": (
+        "ct packed asymmetric", called("weight_zero_point", "F32"), UnsupportedError, ["is F32"],
+    ),
+    "ct packed without g_idx": (
+        "ct packed act-order", drop("weight_g_idx"), BadInputError, ["_g_idx' is missing"],
+    ),
+    "ct packed of a group that is not there": (
+        "ct packed act-order", put("weight_g_idx", 7, 4), BadInputError, ["names group 4 of 4"],
+    ),
+    "ct int8 of too few scales": (
+        "ct int8 rows", cut("weight_scale", slice(5)), BadInputError, ["(5, 1)", "(7, 1)"],
+    ),
+    "ct int8 without zeros": (
+        "ct int8 tensor asymmetric", drop("weight_zero_point"), BadInputError, ["is missing"],
+    ),
+    "ct fp8 nan": (
+        "ct fp8 rows", put("weight", (2, 3), 0x7F), BadInputError, ["nan at row 2, column 3"],
+    ),
+    "ct nvfp4 without global scale": (
+        "ct nvfp4", drop("weight_global_scale"), BadInputError, ["_global_scale' is missing"],
+    ),
+    "ct nvfp4 global scale 0": (
+        "ct nvfp4", put("weight_global_scale", 0, 0), BadInputError, ["_global_scale' is 0"],
+    ),
+    "ct nvfp4 scale nan": (
+        "ct nvfp4", put("weight_scale", (2, 1), 0xFF), BadInputError, ["_scale' holds nan"],
+    ),
+    "ct nvfp4 of odd columns": (
+        "ct nvfp4", cut("weight_packed", ..., slice(31)), BadInputError, ["62 columns, which"],
+    ),
+    "ct mxfp4 scale nan": (
+        "ct mxfp4", put("weight_scale", (2, 1), 0xFF), BadInputError, ["_scale' holds nan"],
+    ),
 }  # fmt: skip
 
 
@@ -247,6 +305,58 @@ SETTINGS: dict[str, tuple[dict[str, Any], type[QuantcliError], list[str]]] = {
         UnsupportedError,
         ["'float32'"],
     ),
+    "ct of no groups": (
+        {"quant_method": "compressed-tensors", "format": "int-quantized"},
+        BadInputError,
+        ["'config_groups' = None"],
+    ),
+    "ct of presets": (
+        {"quant_method": "compressed-tensors", "config_groups": {"W8A8": ["Linear"]}},
+        BadInputError,
+        ["no object of objects"],
+    ),
+    "ct of no weights": (
+        {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": None}}},
+        UnsupportedError,
+        ["0 kinds of weights"],
+    ),
+    "ct of two kinds": (
+        {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "config_groups": {"a": {"weights": {"num_bits": 4}}, "b": {"weights": {}}},
+        },
+        UnsupportedError,
+        ["2 kinds of weights"],
+    ),
+    "ct sparse": (
+        settings("pack-quantized", 4, "int", "channel")
+        | {"sparsity_config": {"format": "sparse-24-bitmask"}},
+        UnsupportedError,
+        ["'sparsity_config'"],
+    ),
+    "ct rotated": (
+        settings("pack-quantized", 4, "int", "channel") | {"transform_config": {"a": 1}},
+        UnsupportedError,
+        ["'transform_config'"],
+    ),
+    "ct marlin": (
+        settings("marlin-24", 4, "int", "channel"), UnsupportedError, ["'format' = 'marlin-24'"],
+    ),
+    "ct of another strategy": (
+        settings("pack-quantized", 4, "int", "tensor"), UnsupportedError, ["'strategy' = 'tensor'"],
+    ),
+    "ct of groups of no size": (
+        settings("pack-quantized", 4, "int", "group"), BadInputError, ["without 'group_size'"],
+    ),
+    "ct of 9 bits": (
+        settings("pack-quantized", 9, "int", "channel"), UnsupportedError, ["'num_bits' = 9"],
+    ),
+    "ct of reordered int8": (
+        settings("int-quantized", 8, "int", "channel", actorder="group"),
+        UnsupportedError,
+        ["'actorder' = 'group'"],
+    ),
     "awq of its authors": (
         {"quant_method": "awq", "bits": 4, "backend": "llm-awq"}, UnsupportedError, ["'llm-awq'"],
     ),
@@ -255,8 +365,8 @@ SETTINGS: dict[str, tuple[dict[str, Any], type[QuantcliError], list[str]]] = {
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_that_make_no_sense_or_are_not_supported(name: str, tmp_path: Path) -> None:
-    settings, kind, words = SETTINGS[name]
-    folder = write_parts(tmp_path / "m", settings, {"weight": ("F32", np.ones((2, 2), "f4"))})
+    given, kind, words = SETTINGS[name]
+    folder = write_parts(tmp_path / "m", given, {"weight": ("F32", np.ones((2, 2), "f4"))})
     with pytest.raises(QuantcliError) as caught:
         open_checkpoint(str(folder))
     assert type(caught.value) is kind

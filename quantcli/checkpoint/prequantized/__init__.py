@@ -13,6 +13,7 @@ from typing import Any
 from quantcli.checkpoint.files import show
 from quantcli.checkpoint.prequantized.awq import read_awq
 from quantcli.checkpoint.prequantized.bitsandbytes import read_bitsandbytes
+from quantcli.checkpoint.prequantized.compressed_tensors import read_compressed_tensors
 from quantcli.checkpoint.prequantized.fp8 import read_fbgemm, read_fp8
 from quantcli.checkpoint.prequantized.gptq import read_gptq
 from quantcli.checkpoint.prequantized.packed import Format, Settings
@@ -26,6 +27,7 @@ _FORMATS: Mapping[str, Callable[[Settings], Format]] = {
     "gptq": read_gptq,
     "awq": read_awq,
     "bitsandbytes": read_bitsandbytes,
+    "compressed-tensors": read_compressed_tensors,
 }
 
 

@@ -11,7 +11,6 @@ functional.py: int8_vectorwise_dequant.
 
 import json
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +26,7 @@ from quantcli.checkpoint.prequantized.packed import (
     Raw,
     Settings,
     Tensors,
+    kind_of,
     matrix,
     part,
     setting,
@@ -96,10 +96,7 @@ class BitsAndBytes(Format):
         for name, tensor in tensors.items():
             weight, ending, _ = name.partition(_STATE)
             if ending:
-                # One of each kind is read, the same weight of other blocks is of the same shape:
-                # headers do not tell it, and a request for each would be many.
-                count = tensors[weight].nbytes if weight in tensors else 0
-                kind = re.sub(r"\d+", "0", weight), count
+                kind = kind_of(weight, tensors.get(weight, tensor))
                 if kind not in known:
                     known[kind], _ = _read_state(tensor, raw(name))
                 found.append(_four_bits(tensors, weight, tensor, known[kind]))

@@ -64,13 +64,9 @@ class GptqWeight(PackedWeight):
 
     def _groups(self, parts: Parts) -> np.ndarray:
         """Of each column. Raises BadInputError for a group that is not there."""
-        if "g_idx" not in self.parts:
-            return np.arange(self.shape[1]) // self.group
-        groups, count = parts.codes("g_idx"), self.parts["scales"].shape[0]
-        wrong = (groups < 0) | (groups >= count)
-        if wrong.any():
-            raise parts.refuse("g_idx", f"names group {groups[wrong][0]} of {count}")
-        return groups
+        if "g_idx" in self.parts:
+            return parts.groups("g_idx", self.parts["scales"].shape[0])
+        return np.arange(self.shape[1]) // self.group
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """What a quantized source is made of: formats, their weights, the stored parts of each weight."""
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,14 @@ class Parts:
             bad = found[~np.isfinite(found)].flat[0]
             raise BadInputError(f"tensor {show(tensor.name)} holds {bad}: the checkpoint is broken")
         return found
+
+    def groups(self, role: str, count: int) -> np.ndarray:
+        """The group of each column (g_idx). Raises BadInputError unless all are below `count`."""
+        groups = self.codes(role)
+        wrong = (groups < 0) | (groups >= count)
+        if wrong.any():
+            raise self.refuse(role, f"names group {groups[wrong][0]} of {count}")
+        return groups
 
     def refuse(self, role: str, what: str) -> BadInputError:
         """The error about a value of a part."""
@@ -89,6 +98,8 @@ _OF_ACTIVATIONS = (
     ".input_global_scale",
     ".activation_scale",
     ".output_scale",
+    ".output_zero_point",
+    ".q_scale",
     ".k_scale",
     ".v_scale",
 )
@@ -122,6 +133,14 @@ def matrix(tensors: Tensors, name: str, dtypes: Collection[str]) -> SourceTensor
     return tensor
 
 
+def kind_of(name: str, tensor: SourceTensor) -> tuple[str, int]:
+    """The same for the tensors of one name and size in all blocks.
+
+    For sizes that only values tell: read for one of each kind when opening, checked when decoding.
+    """
+    return re.sub(r"\d+", "0", name), tensor.nbytes
+
+
 def setting(settings: Settings, key: str, allowed: Collection[Any], default: Any = None) -> Any:
     """A value of quantization_config. Raises UnsupportedError unless it is one of `allowed`."""
     value = settings.get(key, default)
@@ -129,14 +148,15 @@ def setting(settings: Settings, key: str, allowed: Collection[Any], default: Any
         raise UnsupportedError(
             f"quantization_config in config.json: {show(settings.get('quant_method'))} with"
             f" {show(key)} = {show(value)} is not supported"
-            f" (only {' or '.join(map(repr, allowed))})"
+            f" (only {', '.join(map(repr, allowed))})"
         )
     return value
 
 
 def group_size(settings: Settings, key: str = "group_size") -> int | None:
     """Columns that share a scale, None for all. Raises BadInputError."""
-    value = settings.get(key, -1)
+    value = settings.get(key)
+    value = -1 if value is None else value
     if type(value) is not int or not (value == -1 or 0 < value < 1 << 40):
         raise BadInputError(
             f"quantization_config in config.json: {show(key)} = {show(value)} is no number of"
