@@ -106,6 +106,12 @@ def write_safetensors(path: Path, tensors: Stored) -> None:
     path.write_bytes(with_header(json.dumps(header).encode(), data))
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """The `__metadata__` of a safetensors file."""
+    data = path.read_bytes()
+    return json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+
+
 def read_stored(path: Path) -> Stored:
     """The tensors of a safetensors file as stored: uint16 for BF16, uint8 for FP8."""
     data = path.read_bytes()

@@ -9,12 +9,22 @@ from conftest import Call
 from gguf_contents import contents
 from hub_client import Start
 from packers import CASES
-from packing import Packed, opened, packed_rows, write_pair
+from packing import (
+    Packed,
+    opened,
+    packed_rows,
+    read_metadata,
+    read_stored,
+    write_pair,
+    write_parts,
+)
 
 from quantcli.checkpoint import open_checkpoint
 from quantcli.checkpoint.prequantized import weights
 
 pytest_plugins = ["hub_fixtures"]
+
+RECORDS = sorted((Path(__file__).parent / "data" / "prequantized").iterdir())
 
 # Of which whole models are converted: one per layout.
 WHOLE = ["fp8 tensor", "fp8 block cut off", "gptq act-order 3 bits", "gptq 4 bits", "awq"]
@@ -61,6 +71,17 @@ def test_planned_by_headers_alone(name: str, tmp_path: Path, hub: Start) -> None
     # What headers do not tell is read once for all blocks.
     assert len(asked) == (8 if name.startswith(("bnb nf4", "ct packed")) else 1)
     assert not [rng for rng in asked[1:] if _length(rng) > 4096]
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=lambda path: path.stem)
+def test_weights_are_those_of_the_libraries(record: Path, tmp_path: Path) -> None:
+    """scripts/record/prequantized.py: torch, transformers, bitsandbytes, compressed-tensors."""
+    stored = read_stored(record)
+    _, expected = stored.pop("expected")
+    parts = {name.removeprefix("a."): part for name, part in stored.items()}
+    settings = json.loads(read_metadata(record)["quantization_config"])
+    checkpoint = open_checkpoint(str(write_parts(tmp_path / "m", settings, parts)))
+    np.testing.assert_array_equal(checkpoint.float32("a.weight"), expected)
 
 
 def _length(asked: str) -> int:
