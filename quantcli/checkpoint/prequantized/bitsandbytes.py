@@ -57,13 +57,27 @@ class FourBits(PackedWeight):
         sizes, offset = _read_state(self.parts["state"], parts.codes("state"))
         if sizes != self.sizes:
             raise parts.refuse("state", "has other sizes than the same weight in other blocks")
-        columns = self.shape[1]
-        numbers = rows[:, None] * columns + np.arange(columns)
-        pairs = parts.codes("weight").reshape(-1)[numbers >> 1]
-        codes = np.where(numbers & 1, pairs & np.uint8(15), pairs >> np.uint8(4))
-        w = parts.values("quant_map")[codes]
-        w *= self._absmax(parts, numbers // sizes.block, offset)
+        w = self._numbers(parts, rows)
+        columns, block = self.shape[1], sizes.block
+        if columns % block == 0:  # as of all models that are met
+            blocks = rows[:, None] * (columns // block) + np.arange(columns // block)
+            w *= np.repeat(self._absmax(parts, blocks, offset), block, axis=1)
+        else:
+            numbers = rows[:, None] * columns + np.arange(columns)
+            w *= self._absmax(parts, numbers // block, offset)
         return w
+
+    def _numbers(self, parts: Parts, rows: np.ndarray) -> np.ndarray:
+        """Float32 [len(rows), columns], not yet scaled."""
+        values = parts.values("quant_map")
+        of_byte = np.stack((np.repeat(values, 16), np.tile(values, 16)), axis=1)
+        stored, columns = parts.codes("weight").reshape(-1), self.shape[1]
+        begins = rows[:, None] * columns
+        pairs = (begins >> 1) + np.arange(columns // 2 + 2 * (columns % 2))
+        w = of_byte[stored[np.minimum(pairs, stored.size - 1)]].reshape(len(rows), -1)
+        if columns % 2 == 0:
+            return w
+        return np.take_along_axis(w, (begins & 1) + np.arange(columns), axis=1)
 
     def _absmax(self, parts: Parts, blocks: np.ndarray, offset: float) -> np.ndarray:
         if self.sizes.nested_block is None:

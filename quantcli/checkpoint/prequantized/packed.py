@@ -19,14 +19,17 @@ Raw = Callable[[str], np.ndarray]  # name of a stored tensor -> a view of it as 
 
 
 class Parts:
-    """The stored tensors of one weight by role, read on demand."""
+    """The stored tensors of one weight by role, each mapped from when it is first asked for."""
 
     def __init__(self, tensors: Tensors, raw: Raw) -> None:
         self._tensors, self._raw = tensors, raw
+        self._views: dict[str, np.ndarray] = {}
 
     def codes(self, role: str) -> np.ndarray:
         """A view as stored."""
-        return np.asarray(self._raw(self._tensors[role].name))
+        if role not in self._views:
+            self._views[role] = np.asarray(self._raw(self._tensors[role].name))
+        return self._views[role]
 
     def values(
         self, role: str, index: Any = (), shape: tuple[int, ...] | None = None

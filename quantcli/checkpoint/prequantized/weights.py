@@ -10,7 +10,7 @@ from quantcli.checkpoint.prequantized.packed import Format, PackedWeight, Parts,
 from quantcli.errors import BadInputError
 
 # Weights that are decoded at a time: bounds what lies beside the result.
-CHUNK_WEIGHTS = 1 << 18
+CHUNK_WEIGHTS = 1 << 16
 
 
 class PackedWeights:
