@@ -91,6 +91,16 @@ def gptq(
     return pack
 
 
+def with_bias(packer: Packer, value: float) -> Packer:
+    """As AutoGPTQ stores it, where the model has none."""
+
+    def pack(random: np.random.Generator, rows: int, columns: int) -> Packed:
+        made = packer(random, rows, columns)
+        return Packed(made.parts | {"bias": ("F16", np.full(rows, value, np.float16))}, made.w)
+
+    return pack
+
+
 def awq(group: int) -> Packer:
     """`group`: -1 for one of all columns."""
 
@@ -139,6 +149,9 @@ GPTQ |= {
     for bits in (2, 3, 4, 8)
 }
 GPTQ |= {
+    "gptq of zero biases": Case(
+        _gptq(4, 32), with_bias(gptq(4, 32), 0.0), "GPTQ of 4 bits", (8, 32)
+    ),
     "gptq of one group": Case(_gptq(4, -1), gptq(4, -1), "GPTQ of 4 bits", (8, 24)),
     "gptq of groups that do not divide": Case(
         _gptq(4, 40, format="gptq", dynamic={"-:.*lm_head.*": {}}),

@@ -8,7 +8,7 @@ import pytest
 from conftest import Call
 from gguf_contents import contents
 from hub_client import Start
-from packers import CASES
+from packers import CASES, with_bias
 from packing import (
     Packed,
     opened,
@@ -17,6 +17,7 @@ from packing import (
     read_stored,
     write_pair,
     write_parts,
+    write_safetensors,
 )
 
 from quantcli.checkpoint import open_checkpoint
@@ -28,7 +29,11 @@ RECORDS = sorted((Path(__file__).parent / "data" / "prequantized").iterdir())
 
 # Of which whole models are converted: one per layout.
 WHOLE = ["fp8 tensor", "fp8 block cut off", "gptq act-order 3 bits", "gptq 4 bits", "awq"]
+WHOLE += ["gptq of zero biases"]
 WHOLE += ["bnb nf4 nested", "bnb int8", "ct packed asymmetric", "ct fp8 rows", "ct nvfp4"]
+
+# Whose headers do not tell all.
+ONCE = ["gptq of zero biases", "bnb nf4 nested", "ct packed asymmetric"]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -69,7 +74,7 @@ def test_planned_by_headers_alone(name: str, tmp_path: Path, hub: Start) -> None
     asked = [rng for method, path, rng in server.requests if method == "GET" and "model.s" in path]
     assert asked[0].startswith("bytes=0-")
     # What headers do not tell is read once for all blocks.
-    assert len(asked) == (8 if name.startswith(("bnb nf4", "ct packed")) else 1)
+    assert len(asked) == (8 if name in ONCE else 1)
     assert not [rng for rng in asked[1:] if _length(rng) > 4096]
 
 
@@ -113,3 +118,22 @@ def test_gptq_zeros_of_0_borrow_within_their_word(bits: int, tmp_path: Path) -> 
     checkpoint = opened(tmp_path / "m", case, Packed(parts, expected))
     found = checkpoint.float32("a.weight")
     np.testing.assert_array_equal(found, np.repeat(expected, 32, axis=1).astype(np.float32))
+
+
+def test_a_gptq_bias_that_is_not_zero_stays(tmp_path: Path) -> None:
+    case = CASES["gptq of zero biases"]
+    packed = with_bias(case.packer, 0.5)(np.random.default_rng(1), 8, 32)
+    checkpoint = opened(tmp_path / "m", case, packed)
+    assert sorted(checkpoint.tensors) == ["a.bias", "a.weight"]
+    np.testing.assert_array_equal(checkpoint.float32("a.bias"), np.full(8, 0.5, np.float32))
+    np.testing.assert_array_equal(checkpoint.float32("a.weight"), packed.w)
+
+
+def test_a_gptq_bias_that_is_zero_only_in_other_blocks(tmp_path: Path, call: Call) -> None:
+    packed, _ = write_pair(tmp_path, CASES["gptq of zero biases"])
+    stored = read_stored(packed / "model.safetensors")
+    name = "model.layers.1.self_attn.q_proj.bias"
+    ones = "F16", np.ones_like(stored[name][1])
+    write_safetensors(packed / "model.safetensors", stored | {name: ones})
+    done = call("convert", packed, "--type", "Q8_0")
+    assert done.failed_with(3, name, "is not 0 as in other blocks")

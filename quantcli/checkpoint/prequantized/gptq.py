@@ -8,10 +8,12 @@ Of zeros the first version of the format (checkpoint_format "gptq" or not named)
 one is subtracted in every code of a word at once, so that where zero is 0 the words borrow, and
 adding one likewise gives back what was there. Codes of 3 bits straddle words and are counted
 each alone. So does GPTQModel, utils/model.py: convert_gptq_v1_to_v2_format_module.
+
+AutoGPTQ gave every layer a bias, of zeros where the model has none: these are left out.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from quantcli.checkpoint.prequantized.packed import (
     Settings,
     Tensors,
     group_size,
+    kind_of,
     matrix,
     part,
     setting,
@@ -37,7 +40,10 @@ _ONES = {2: 0x55555555, 4: 0x11111111, 8: 0x01010101}  # one in every code of a 
 
 @dataclass(frozen=True)
 class GptqWeight(PackedWeight):
-    """Parts: qweight, qzeros, scales and, unless columns are in groups of `group`, g_idx."""
+    """Parts: qweight, qzeros, scales and, unless columns are in groups of `group`, g_idx.
+
+    Also bias, if it is one of zeros.
+    """
 
     bits: int
     group: int
@@ -52,6 +58,8 @@ class GptqWeight(PackedWeight):
         w = codes.astype(np.float32)
         w -= zeros.astype(np.float32)[:, groups]
         w *= scales[:, groups]
+        if "bias" in self.parts and parts.values("bias", rows).any():
+            raise parts.refuse("bias", "is not 0 as in other blocks")
         return w
 
     def _zeros(self, words: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -80,7 +88,19 @@ class Gptq(Format):
     def find(self, tensors: Tensors, raw: Raw) -> Sequence[PackedWeight]:
         ending = ".qweight"
         stems = [name.removesuffix(ending) for name in tensors if name.endswith(ending)]
-        return [self._weight(tensors, stem) for stem in stems]
+        zero: dict[tuple[str, int], bool] = {}
+        found = []
+        for stem in stems:
+            weight = self._weight(tensors, stem)
+            if f"{stem}.bias" in tensors:
+                bias = part(tensors, f"{stem}.bias", FLOATS, weight.shape[:1])
+                kind = kind_of(bias.name, bias)
+                if kind not in zero:
+                    zero[kind] = not Parts({"bias": bias}, raw).values("bias").any()
+                if zero[kind]:
+                    weight = replace(weight, parts={**weight.parts, "bias": bias})
+            found.append(weight)
+        return found
 
     def _weight(self, tensors: Tensors, stem: str) -> GptqWeight:
         qweight = matrix(tensors, f"{stem}.qweight", ("I32",))
