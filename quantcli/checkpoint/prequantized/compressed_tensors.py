@@ -140,7 +140,8 @@ def _weights(settings: Settings) -> tuple[dict[str, Any], str]:
     if not found or any(each != found[0] for each in found):
         raise UnsupportedError(
             "quantization_config in config.json: compressed-tensors with"
-            f" {len(found)} kinds of weights in 'config_groups' is not supported (only one)"
+            f" {len(found)} kinds of weights in 'config_groups' is not supported (only one):"
+            " give the original instead"
         )
     weights, format = found[0]
     return weights, setting({**settings, "format": format}, "format", tuple(_TYPES))

@@ -136,6 +136,6 @@ def read_gptq(settings: Settings) -> Gptq:
     if not isinstance(dynamic, dict) or not all(str(key).startswith("-:") for key in dynamic):
         raise UnsupportedError(
             "quantization_config in config.json: 'dynamic' gives modules settings of their own,"
-            " which is not supported"
+            " which is not supported: give the original instead"
         )
     return Gptq(f"GPTQ of {bits} bits", bits, group_size(settings), version == "gptq")

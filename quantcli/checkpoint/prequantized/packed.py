@@ -151,7 +151,7 @@ def setting(settings: Settings, key: str, allowed: Collection[Any], default: Any
         raise UnsupportedError(
             f"quantization_config in config.json: {show(settings.get('quant_method'))} with"
             f" {show(key)} = {show(value)} is not supported"
-            f" (only {', '.join(map(repr, allowed))})"
+            f" (only {', '.join(map(repr, allowed))}): give the original instead"
         )
     return value
 

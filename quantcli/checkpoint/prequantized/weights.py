@@ -23,6 +23,11 @@ class PackedWeights:
         """Raises: BadInputError, UnsupportedError."""
         self._weights = weights
         found = format.find(stored, weights.raw)
+        if not found:
+            raise BadInputError(
+                f"config.json says that weights are quantized ({format.title}), but none is stored"
+                " like that: remove quantization_config if they are not"
+            )
         self._packed = {weight.name: weight for weight in found}
         used = {tensor.name for weight in found for tensor in weight.parts.values()}
         self.tensors = {
@@ -58,8 +63,23 @@ class PackedWeights:
         parts = Parts(weight.parts, self._weights.raw)
         step = max(1, CHUNK_WEIGHTS // weight.shape[1])
         for start in range(0, len(chosen), step):
-            out[start : start + step] = weight.decode(parts, chosen[start : start + step])
+            numbers = chosen[start : start + step]
+            with np.errstate(over="ignore", invalid="ignore"):
+                values = weight.decode(parts, numbers)
+            _check(name, values, numbers)
+            out[start : start + step] = values
         return out
+
+
+def _check(name: str, values: np.ndarray, rows: np.ndarray) -> None:
+    """Scales may be so large that products are not. Raises BadInputError."""
+    finite = np.isfinite(values)
+    if not finite.all():
+        row, column = np.argwhere(~finite)[0]
+        raise BadInputError(
+            f"tensor {show(name)}: code and scale give {values[row, column]} at row {rows[row]},"
+            f" column {column}: the checkpoint is broken"
+        )
 
 
 def _seen(weight: PackedWeight) -> SourceTensor:
