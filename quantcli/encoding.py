@@ -71,7 +71,10 @@ class _Read:
         self._cached = checkpoint.cached if wanted else None
         self._origins = plan.origins
         self._homes = checkpoint.weights.homes if checkpoint.weights else {}
-        self._left = Counter(self._homes[o.source] for o in self._origins if o.source is not None)
+        self._tensors = checkpoint.tensors
+        self._left = Counter(
+            home for o in self._origins if o.source is not None for home in self._files(o.source)
+        )
 
     def add(self, piece: Piece) -> None:
         """A piece that is done: they come in order, so after a tensor's last one it is read."""
@@ -79,10 +82,15 @@ class _Read:
         last = piece.rows.stop == matrix_shape(origin.shape)[0]
         if self._cached is None or origin.source is None or not last:
             return
-        home = self._homes[origin.source]
-        self._left[home] -= 1
-        if not self._left[home]:
-            self._cached.free(home)
+        for home in self._files(origin.source):
+            self._left[home] -= 1
+            if not self._left[home]:
+                self._cached.free(home)
+
+    def _files(self, source: str) -> set[str]:
+        if not self._homes:
+            return set()
+        return {self._homes[name] for name in self._tensors[source].parts or (source,)}
 
 
 def _job(plan: Plan, writers: list[Writer]) -> RoundPieces:

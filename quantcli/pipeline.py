@@ -127,10 +127,14 @@ def check_heads(plan: Plan) -> None:
     """
     for origin in plan.origins:
         if origin.source is not None and origin.must_equal is not None:
-            one, other = (plan.checkpoint.raw(name) for name in (origin.source, origin.must_equal))
             step = max(1, PIECE_WEIGHTS // origin.shape[-1])
-            for start in range(0, len(one), step):
-                if not np.array_equal(one[start : start + step], other[start : start + step]):
+            for start in range(0, origin.shape[0], step):
+                rows = slice(start, start + step)
+                one, other = (
+                    plan.checkpoint.float32(name, rows).view(np.uint32)
+                    for name in (origin.source, origin.must_equal)
+                )
+                if not np.array_equal(one, other):
                     raise BadInputError(
                         f"{plan.checkpoint.id}: config.json says tie_word_embeddings, but "
                         f"{origin.source!r} differs from {origin.must_equal!r}; correct config.json"

@@ -51,7 +51,7 @@ def tokenizer_with_code(folder: Path) -> None:
 
 def quantized(**settings: object) -> Case:
     """A checkpoint that says how it was quantized."""
-    [method] = settings.values()
+    method = settings["quant_method"]
     return Case(config(quantization_config=settings), 4, [str(method), "original"])
 
 
@@ -93,9 +93,12 @@ CASES: Cases = {
     (44, "tokenizer missing"): Case(remove("tokenizer.json"), 3, ["tokenizer.json"]),
     (44, "tokenizer broken"): Case(replace_file("tokenizer.json", b"{"), 3, ["tokenizer.json"]),
     (44, "tokenizer needs remote code"): Case(tokenizer_with_code, 4, ["never run", "tokenizer"]),
-    (46, "GPTQ"): quantized(quant_method="gptq"),
-    (46, "AWQ"): quantized(quant_method="awq"),
-    (46, "FP8"): quantized(quant_method="fp8"),
+    (46, "GPTQ for Marlin"): quantized(quant_method="gptq", bits=4, checkpoint_format="marlin"),
+    (46, "AWQ of another layout"): quantized(quant_method="awq", bits=4, version="gemv"),
+    (46, "AQLM"): quantized(quant_method="aqlm"),
+    (46, "weights that are not"): Case(
+        config(quantization_config={"quant_method": "fp8"}), 3, ["FP8", "remove quantization_co"]
+    ),
     (46, "4 bits of MLX"): Case(config(quantization={"bits": 4}), 4, ["already quantized"]),
     (47, "pickle only"): Case(pickle_only, 4, ["pytorch_model.bin", "safetensors"]),
     (48, "zip renamed"): Case(weights(b"PK\x03\x04" * 9), 3, [WEIGHTS, "ZIP"]),

@@ -310,11 +310,10 @@ def test_missing_config_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("extra", "method"),
     [
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
-        ({"quantization_config": {"load_in_4bit": True}}, "bitsandbytes"),
+        ({"quantization_config": {"quant_method": "aqlm", "nbits": 2}}, "aqlm"),
         ({"quantization_config": {"bits": 4}}, "method not named"),
         ({"quantization": {"group_size": 64, "bits": 4, "mode": "affine"}}, "affine"),
-        ({"text_config": {"quantization_config": {"quant_method": "fp8"}}}, "fp8"),
+        ({"text_config": {"quantization_config": {"quant_method": "hqq"}}}, "hqq"),
         ({"quantization_config": {"quant_method": "\x1b[2J"}}, "\\x1b[2J"),
     ],
 )

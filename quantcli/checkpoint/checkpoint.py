@@ -17,18 +17,22 @@ WEIGHT_DTYPES = ("F32", "F16", "BF16")
 
 @dataclass(frozen=True, slots=True)
 class SourceTensor:
-    """One tensor of a source: `shape` in numpy order, `nbytes` as stored."""
+    """One tensor of a source: `shape` in numpy order, `nbytes` as stored.
+
+    `parts` are the names it is stored under, where these are others than its own.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+    parts: tuple[str, ...] = ()
 
 
 class Weights(Protocol):
     """Where the values come from; each kind of source file brings its own.
 
-    `homes`: the file of each tensor.
+    `homes`: the file of each stored tensor.
     """
 
     @property
@@ -49,7 +53,8 @@ class Checkpoint:
     hub or None, `config` the content of config.json, `weights` None if only headers were fetched.
     `source_bytes` is the size of all weight files, `missing_bytes` of those still to be downloaded
     when it was opened. `cached` are the files if they are in the hub's cache, in which it keeps
-    other runs from removing them.
+    other runs from removing them. `quantized` names the format of weights that were quantized
+    before; these are seen as F32.
     """
 
     id: str
@@ -61,6 +66,7 @@ class Checkpoint:
     source_bytes: int
     missing_bytes: int = 0
     cached: "CachedWeights | None" = None
+    quantized: str | None = None
 
     @property
     def has_weights(self) -> bool:

@@ -8,8 +8,10 @@ import numpy as np
 from quantcli.checkpoint.checkpoint import Checkpoint
 from quantcli.checkpoint.files import Folder, show
 from quantcli.checkpoint.layout import INDEX, Layout, all_tensors, find_layout, join_headers
+from quantcli.checkpoint.prequantized import read_format
+from quantcli.checkpoint.prequantized.weights import PackedWeights
 from quantcli.checkpoint.safetensors import SafetensorsFile, to_float32
-from quantcli.errors import BadInputError, UnsupportedError
+from quantcli.errors import BadInputError
 
 if TYPE_CHECKING:
     from quantcli.checkpoint.cached_weights import CachedWeights
@@ -29,36 +31,34 @@ def open_folder(
     side_files = Folder(root)
     layout = find_layout(side_files.names, side_files.json(INDEX))
     config = read_config(side_files)
-    weights = SafetensorsWeights(root, layout)
-    tensors, nbytes = weights.tensors, weights.nbytes
-    return Checkpoint(id, revision, config, tensors, side_files, weights, nbytes, cached=cached)
+    form = read_format(config)
+    stored = SafetensorsWeights(root, layout)
+    if form is None:
+        weights: SafetensorsWeights | PackedWeights = stored
+    else:
+        weights = PackedWeights(form, stored.tensors, stored)
+    return Checkpoint(
+        id,
+        revision,
+        config,
+        weights.tensors,
+        side_files,
+        weights,
+        stored.nbytes,
+        cached=cached,
+        quantized=form.title if form else None,
+    )
 
 
 def read_config(side_files: Folder) -> dict[str, Any]:
-    """Return config.json, refusing what announces itself as already quantized.
+    """Return config.json.
 
-    Raises: BadInputError (missing, invalid), UnsupportedError (naming the method).
+    Raises: BadInputError (missing, invalid).
     """
     config = side_files.json("config.json", CONFIG_LIMIT)
     if config is None:
         raise BadInputError(f"config.json is missing in {show(str(side_files.root))}")
-    text_config = config.get("text_config")
-    for part in (config, text_config if isinstance(text_config, dict) else {}):
-        for key in ("quantization_config", "compression_config", "quantization"):
-            if part.get(key):
-                raise UnsupportedError(
-                    f"the checkpoint is already quantized ({key} in config.json:"
-                    f" {_quantization_method(part[key])}): give the original instead"
-                )
     return config
-
-
-def _quantization_method(settings: object) -> str:
-    if not isinstance(settings, dict):
-        return show(settings)
-    if settings.get("load_in_4bit") or settings.get("load_in_8bit"):
-        return "bitsandbytes"
-    return show(settings.get("quant_method", settings.get("mode", "method not named"))).strip("'")
 
 
 class SafetensorsWeights:

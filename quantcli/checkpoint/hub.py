@@ -6,9 +6,13 @@ pickles, no code. For planning, the headers of the weights are read by Range req
 
 import os
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
+from http import HTTPStatus
 from typing import Any
 
+import numpy as np
 from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 from huggingface_hub.utils import logging as hub_logging
@@ -20,7 +24,9 @@ from quantcli.checkpoint.folder import open_folder, read_config
 from quantcli.checkpoint.hub_cache import CachedRepo, RemoteFile, open_cached, usable_digest
 from quantcli.checkpoint.hub_calls import call, host
 from quantcli.checkpoint.layout import INDEX, all_tensors, find_layout, join_headers
-from quantcli.checkpoint.safetensors import Header, header_length, parse_header
+from quantcli.checkpoint.prequantized import read_format
+from quantcli.checkpoint.prequantized.weights import PackedWeights
+from quantcli.checkpoint.safetensors import Header, from_bytes, header_length, parse_header
 from quantcli.errors import BadInputError, NetworkError
 from quantcli.progress import Progress, Silent
 
@@ -58,22 +64,28 @@ def open_hub(
     side_files = Folder(root)
     layout = find_layout(files, side_files.json(INDEX) if INDEX in files else None)
     config = read_config(side_files)
+    form = read_format(config)  # before anything is downloaded
     for name in layout.files:
         if name not in files:
             raise BadInputError(f"{show(repo_id)} lacks {show(name)}, named in {INDEX}")
     shards = [files[name] for name in layout.files]
     if not weights:
         headers = {shard.name: _fetch_header(repo_id, commit, shard) for shard in shards}
-        join_headers(headers, layout)
+        homes = join_headers(headers, layout)
+        tensors = all_tensors(headers)
+        if form is not None:
+            remote = _RemoteWeights(repo_id, commit, files, headers, homes)
+            tensors = PackedWeights(form, tensors, remote).tensors
         return Checkpoint(
             repo_id,
             commit,
             config,
-            all_tensors(headers),
+            tensors,
             side_files,
             weights=None,
             source_bytes=sum(shard.size for shard in shards),
             missing_bytes=sum(shard.size for shard in repo.missing(shards)),
+            quantized=form.title if form else None,
         )
     cached = CachedWeights(root, layout.files)
     repo.download(shards, progress or Silent())
@@ -121,7 +133,7 @@ def _remote_file(sibling: Any) -> RemoteFile:
 def _fetch_header(repo_id: str, commit: str, file: RemoteFile) -> Header:
     """Read and validate the header of a weight file on the hub, without its tensors."""
     label = show(file.name)
-    read = partial(_fetch_start, repo_id, commit, file)
+    read = partial(_fetch, repo_id, commit, file, 0)
     start = call(repo_id, partial(read, min(HEADER_GUESS, file.size)))
     end = 8 + header_length(start, file.size, label)
     if end > len(start):
@@ -129,19 +141,42 @@ def _fetch_header(repo_id: str, commit: str, file: RemoteFile) -> Header:
     return parse_header(start[8:end], file.size, label)
 
 
-def _fetch_start(repo_id: str, commit: str, file: RemoteFile, count: int) -> bytes:
-    """Return the first `count` bytes; a hub that ignores the Range is cut off there as well."""
+@dataclass(frozen=True)
+class _RemoteWeights:
+    """Single tensors of a hub model, fetched alone: for small ones that tell sizes."""
+
+    repo_id: str
+    commit: str
+    files: Mapping[str, RemoteFile]
+    headers: Mapping[str, Header]
+    homes: Mapping[str, str]
+
+    def raw(self, name: str) -> np.ndarray:
+        home = self.homes[name]
+        tensor, begin = self.headers[home].tensors[name], self.headers[home].begins[name]
+        file = self.files[home]
+        read = partial(_fetch, self.repo_id, self.commit, file, begin, tensor.nbytes)
+        return from_bytes(tensor, call(self.repo_id, read))
+
+    def float32(self, name: str, rows: slice | np.ndarray | None) -> np.ndarray:
+        raise RuntimeError(f"{self.repo_id} was opened for planning, without weights")
+
+
+def _fetch(repo_id: str, commit: str, file: RemoteFile, begin: int, count: int) -> bytes:
+    """Return `count` bytes from `begin` on; a hub that ignores the Range is cut off there."""
     if count == 0:
         return b""
-    headers = {**build_hf_headers(), "range": f"bytes=0-{count - 1}", "accept-encoding": "identity"}
+    wanted = f"bytes={begin}-{begin + count - 1}"
+    headers = {**build_hf_headers(), "range": wanted, "accept-encoding": "identity"}
     url = hf_hub_url(repo_id, file.name, revision=commit)
     data = bytearray()
     with http_stream_backoff(
         "GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT, max_retries=0
     ) as response:
         hf_raise_for_status(response)
+        first = 0 if response.status_code == HTTPStatus.PARTIAL_CONTENT else begin
         for chunk in response.iter_bytes(1 << 16):
             data += chunk
-            if len(data) >= count:
-                return bytes(data[:count])
+            if len(data) >= first + count:
+                return bytes(data[first : first + count])
     raise NetworkError(f"{show(file.name)}: {host()} sent {len(data)} of {count} bytes")

@@ -41,6 +41,13 @@ _NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
+    # Parts of quantized weights.
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "F8_E4M3": np.dtype("u1"),
+    "F8_E8M0": np.dtype("u1"),
 }
 
 _FIELDS = {"dtype", "shape", "data_offsets"}
@@ -251,7 +258,7 @@ class SafetensorsFile:
             self.header = parse_header(file.read(length), self.size, label)
 
     def raw(self, name: str) -> np.ndarray:
-        """Return a read-only view of a float tensor as stored; BF16 comes as uint16.
+        """Return a read-only view of a tensor as stored; BF16 and FP8 come as uint16 and uint8.
 
         Raises: BadInputError (the file is gone), IntegrityError (it is another one by now).
         """
@@ -265,6 +272,11 @@ class SafetensorsFile:
             if not tensor.nbytes:
                 return np.empty(tensor.shape, dtype)
             return np.memmap(file, dtype, mode="r", offset=begin, shape=tensor.shape)
+
+
+def from_bytes(tensor: SourceTensor, data: bytes) -> np.ndarray:
+    """Return a tensor as `SafetensorsFile.raw` does, given its bytes."""
+    return np.frombuffer(data, _NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)
 
 
 def _identity(file: BinaryIO) -> tuple[int, ...]:

@@ -168,6 +168,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         if origin.source is not None:
             checkpoint.weight(origin.source)
     metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
+    warnings += _twice(checkpoint)
     tokens = 0
     if calibration is not None:
         model = CheckpointModel(checkpoint, origins, metadata)
@@ -193,6 +194,16 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         tokens=tokens,
         warnings=warnings,
     )
+
+
+def _twice(checkpoint: Checkpoint) -> list[str]:
+    """A source that is quantized already."""
+    if checkpoint.quantized is None:
+        return []
+    return [
+        f"the source is quantized already ({checkpoint.quantized}): its errors stay, those of"
+        " another quantization come on top; convert the original if there is one"
+    ]
 
 
 def _few_tokens(job: Job, tokens: int) -> list[str]:
