@@ -188,7 +188,7 @@ def pre_tokenizer(steps: list[str]) -> pre_tokenizers.PreTokenizer:
 
 # Characters that llama.cpp itself treats otherwise under a name, whoever names it.
 LIMITS = {
-    "kimi-k2": re.compile(f"[{MARKS}]"),
+    "kimi-k2": re.compile(rf"[{MARKS}]|(?<=[^\W\d_])[A-Z]"),
     "tekken": re.compile(f"[{MARKS}]"),
     "gpt-4o": re.compile(f"[{MARKS}]"),
     "deepseek-coder": re.compile("\u3000"),

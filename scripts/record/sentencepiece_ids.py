@@ -13,7 +13,7 @@ from pathlib import Path
 import sentencepiece
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
-from tiny_tokenizers import DATA, text  # noqa: E402
+from tiny_tokenizers import DATA, text
 
 MODELS = {"llama2": "tokenizer.model", "gemma": "tokenizer.model", "t5": "spiece.model"}
 MORE = (

@@ -5,8 +5,9 @@
 Needs the converter's requirements (torch, transformers, sentencepiece). Writes
 tests/data/tokenizer/converter.json: case -> GGUF key -> [value type, value], arrays with the type
 of their items, bytes as a text of characters below 256; and style -> fingerprint of those that
-have one. The converter refuses fingerprints it does not know, so the name of the pre-tokenizer is given to it; nor is any
-repository's code run: a stand-in has what such code would read from the file with the ranks.
+have one. The converter refuses fingerprints it does not know, so the name of the pre-tokenizer is
+given to it; nor is any repository's code run: a stand-in has what such code would read from the
+file with the ranks.
 """
 
 import json

@@ -295,7 +295,7 @@ def bert() -> None:
 def train_unigram() -> tuple[bytes, proto.ModelProto]:
     """A Unigram model with a small character map; the usual one has 240 KB."""
     rules = {"\t": " ", "\n": " ", "\r": " ", "\u3000": " ", "\u00a0": " ", "ﬁ": "fi", "Ａ": "A"}
-    rules |= {"ﬀ": "ff", "①": "1", "\u200b": " ", "e\u0301": "\u00e9", "ＡＢ": "AB"}
+    rules |= {"ﬀ": "ff", "①": "1", "\u200b": " ", "e\u0301": "\u00e9"}
     lines = [
         " ".join(f"{ord(c):X}" for c in source) + "\t" + " ".join(f"{ord(c):X}" for c in target)
         for source, target in sorted(rules.items())
