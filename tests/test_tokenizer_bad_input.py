@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tiny_tokenizers import DATA, VOCAB_SIZE, edit, write_tokenizer
+from tiny_tokenizers import DATA, STYLES, VOCAB_SIZE, edit, write_tokenizer
 from tokenizer_source import FolderSource
 
 from quantcli.errors import BadInputError, QuantcliError, UnsupportedError, UsageError
 from quantcli.tokenizer import read_tokenizer
-from quantcli.tokenizer.sentencepiece import read_pieces
+from quantcli.tokenizer.sentencepiece import read_sentencepiece
 
 Change = Callable[[dict[str, Any]], object]
 BOMB = {"type": "Replace", "pattern": {"Regex": "."}, "content": "a" * 1000}
@@ -47,8 +47,9 @@ def refused(folder: Path, style: str, error: type[QuantcliError], *words: str) -
 
 TOKENIZER_JSON: dict[str, tuple[Change, type[QuantcliError], str]] = {
     "no model": (put("model", value=None), BadInputError, "no model"),
-    "unigram": (put("model", "type", value="Unigram"), UnsupportedError, "Unigram"),
-    "wordpiece": (put("model", "type", value="WordPiece"), UnsupportedError, "WordPiece"),
+    "unigram": (put("model", "type", value="Unigram"), BadInputError, "scores"),
+    "wordpiece": (put("model", "type", value="WordPiece"), UnsupportedError, "##"),
+    "word level": (put("model", "type", value="WordLevel"), UnsupportedError, "WordLevel"),
     "suffixes": (put("model", "end_of_word_suffix", value="</w>"), UnsupportedError, "</w>"),
     "no vocabulary": (put("model", "vocab", value={}), BadInputError, "no vocabulary"),
     "list vocabulary": (put("model", "vocab", value=["a"]), BadInputError, "no vocabulary"),
@@ -237,10 +238,10 @@ def test_added_tokens_json(token_id: object, tmp_path: Path) -> None:
 
 
 def test_vocabulary_larger_than_the_embedding(tmp_path: Path) -> None:
-    for style in VOCAB_SIZE:
+    for style in (*STYLES, "qwen1"):
         write_tokenizer(tmp_path / style, style)
-        with pytest.raises(BadInputError, match="only 400 rows"):
-            read_tokenizer(FolderSource(tmp_path / style), 400)
+        with pytest.raises(BadInputError, match="only 300 rows"):
+            read_tokenizer(FolderSource(tmp_path / style), 300)
 
 
 def test_pre_tokenizer_names(tmp_path: Path) -> None:
@@ -249,7 +250,7 @@ def test_pre_tokenizer_names(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"lama-bep.*llama-bpe"):
         read(tmp_path, "gpt2", "lama-bep")
     write_tokenizer(tmp_path / "spm", "llama2")
-    with pytest.raises(UsageError, match="SentencePiece"):
+    with pytest.raises(UsageError, match="byte-level BPE"):
         read(tmp_path / "spm", "llama2", "llama-bpe")
 
 
@@ -305,4 +306,4 @@ def test_any_bytes_in_a_sentencepiece_model(data: st.DataObject) -> None:
     start = data.draw(st.integers(0, len(model) - 1))
     model[start : start + 4] = data.draw(st.binary(max_size=8))
     cut = bytes(model[: data.draw(st.integers(0, len(model)))])
-    assert "\n" not in refusal(lambda: read_pieces(cut))
+    assert "\n" not in refusal(lambda: read_sentencepiece(cut, "tokenizer.model"))

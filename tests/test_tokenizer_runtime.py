@@ -12,17 +12,19 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from tiny_tokenizers import STYLES, VOCAB_SIZE, edit, text, write_tokenizer
+from tiny_tokenizers import DATA, STYLES, VOCAB_SIZE, edit, text, write_tokenizer
 from tokenizer_source import FolderSource
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
 from quantcli.tokenizer import read_tokenizer
-from quantcli.tokenizer.pre_tokenizer import CHECK_TEXT, CONTRACTIONS, table
+from quantcli.tokenizer.pre_tokenizer import CHECK_TEXT, CONTRACTIONS, regexes, table
+from quantcli.tokenizer.sentencepiece import NAMES
 
 pytestmark = pytest.mark.runtime
 xllamacpp = pytest.importorskip("xllamacpp")
 
 WIDTH = 32
+SENTENCEPIECE = json.loads((DATA / "sentencepiece.json").read_text("utf-8"))["ids"]
 MORE = "\n".join(
     [
         "    indented\n\t\ttabs  and \t mixed \n\n\n\n  blank lines\r\nand\r\rreturns",
@@ -53,6 +55,8 @@ def write_model(path: Path, metadata: dict[str, Any], n_vocab: int) -> None:
                 writer.add_string(key, value)
             case np.uint32():
                 writer.add_uint32(key, int(value))
+            case np.ndarray(dtype=np.uint8):
+                writer.add_array(key, value.tobytes())
             case _:
                 writer.add_array(key, list(value) if isinstance(value, list) else value.tolist())
     shapes = {"token_embd": (n_vocab, WIDTH), "output_norm": (WIDTH,)}
@@ -68,9 +72,11 @@ def write_model(path: Path, metadata: dict[str, Any], n_vocab: int) -> None:
 
 
 @contextmanager
-def llama_cpp(folder: Path, n_vocab: int, **extra: Any) -> Iterator[Callable[[str], list[int]]]:
+def llama_cpp(
+    folder: Path, n_vocab: int, pre_tokenizer: str | None = None, **extra: Any
+) -> Iterator[Callable[[str], list[int]]]:
     """llama.cpp's tokenization with the tokenizer in `folder`, BOS included."""
-    metadata = read_tokenizer(FolderSource(folder), n_vocab) | extra
+    metadata = read_tokenizer(FolderSource(folder), n_vocab, pre_tokenizer) | extra
     templates = [key for key in metadata if "chat_template" in key]
     for key in templates:
         del metadata[key]
@@ -93,12 +99,18 @@ def llama_cpp(folder: Path, n_vocab: int, **extra: Any) -> Iterator[Callable[[st
     yield tokenize
 
 
+MARKS = "".join(chr(c) for c in range(0x110000) if unicodedata.category(chr(c))[0] == "M")
+# BERT's accents: llama.cpp drops every mark and leaves Hangul whole.
+UNLIKE = re.compile(f"[{MARKS}\uac00-\ud7a3]")
+
+
 @pytest.mark.parametrize("with_model", [True, False])
 @pytest.mark.parametrize("style", STYLES)
 def test_styles(style: str, with_model: bool, tmp_path: Path) -> None:
     write_tokenizer(tmp_path, style)
     if not with_model:
-        (tmp_path / "tokenizer.model").unlink(missing_ok=True)
+        for name in NAMES:
+            (tmp_path / name).unlink(missing_ok=True)
     reference = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     extra = {"tokenizer.ggml.add_space_prefix": False} if style == "gemma" else {}
     added = [token.content for token in reference.get_added_tokens_decoder().values()]
@@ -109,7 +121,34 @@ def test_styles(style: str, with_model: bool, tmp_path: Path) -> None:
         # llama.cpp does not normalize: it is on its own with decomposed characters.
         for sample in (text(), CHECK_TEXT, MORE, specials):
             sample = unicodedata.normalize("NFC", sample) if style == "qwen2" else sample
+            sample = UNLIKE.sub("", sample) if style == "bert" else sample
             assert tokenize(sample) == reference.encode(sample).ids
+
+
+@pytest.mark.parametrize(("style", "name"), [("qwen1", "qwen2"), ("kimi", "kimi-k2")])
+def test_ranks(style: str, name: str, tmp_path: Path) -> None:
+    """The ranks are those of the qwen2 tokenizer: its ids are the reference."""
+    write_tokenizer(tmp_path, style)
+    document = json.loads((DATA / "qwen2" / "tokenizer.json").read_text(encoding="utf-8"))
+    reference = Tokenizer.from_str(json.dumps({**document, "normalizer": None, "added_tokens": []}))
+    reference.pre_tokenizer = pre_tokenizer(regexes(name).steps)
+    with llama_cpp(tmp_path, VOCAB_SIZE[style], name) as tokenize:
+        for sample in (text(), CHECK_TEXT, MORE):
+            sample = re.sub(f"[{MARKS}]", "", sample) if style == "kimi" else sample
+            assert tokenize(sample) == reference.encode(sample).ids
+        assert tokenize("a<|im_end|>")[-1] == 492
+
+
+@pytest.mark.parametrize("style", ["llama2", "gemma", "t5"])
+def test_a_sentencepiece_model_alone(style: str, tmp_path: Path) -> None:
+    """Against the ids that the library gave."""
+    write_tokenizer(tmp_path, style)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).unlink()
+    with llama_cpp(tmp_path, VOCAB_SIZE[style]) as tokenize:
+        for sample, expected in SENTENCEPIECE[style]:
+            ids = tokenize(sample)
+            assert (ids[:-1] if style == "t5" else ids[1:]) == expected, sample
 
 
 @pytest.fixture(scope="module")
@@ -147,9 +186,9 @@ def pre_tokenizer(steps: list[str]) -> pre_tokenizers.PreTokenizer:
     return pre_tokenizers.Sequence(found)
 
 
-MARKS = "".join(chr(c) for c in range(0x110000) if unicodedata.category(chr(c))[0] == "M")
 # Characters that llama.cpp itself treats otherwise under a name, whoever names it.
 LIMITS = {
+    "kimi-k2": re.compile(rf"[{MARKS}]|(?<=[^\W\d_])[A-Z]"),
     "tekken": re.compile(f"[{MARKS}]"),
     "gpt-4o": re.compile(f"[{MARKS}]"),
     "deepseek-coder": re.compile("\u3000"),

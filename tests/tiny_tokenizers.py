@@ -14,7 +14,10 @@ DATA = Path(__file__).parent / "data" / "tokenizer"
 
 # Rows of the embedding to give a model with this tokenizer; qwen2 has 499 tokens and needs padding.
 VOCAB_SIZE = {"llama3": 512, "qwen2": 512, "gpt2": 448, "llama2": 641, "gemma": 680}
-STYLES = tuple(VOCAB_SIZE)
+VOCAB_SIZE |= {"bert": 416, "t5": 448, "xlmr": 402, "qwen1": 704, "kimi": 752}
+# Those with a tokenizer.json; the rest are ranks alone.
+STYLES = tuple(style for style in VOCAB_SIZE if style not in ("qwen1", "kimi"))
+BPE_STYLES = ("llama3", "qwen2", "gpt2", "llama2", "gemma")
 
 
 def text() -> str:
@@ -41,6 +44,8 @@ class Case:
     style: str
     architecture: str
     change: Callable[[Path], object] = lambda folder: None
+    pre_tokenizer: str | None = None
+    type_vocab_size: int | None = None
 
     def write(self, folder: Path) -> None:
         """Write the tokenizer and a config.json that llama.cpp's converter takes."""
@@ -55,6 +60,8 @@ class Case:
             "eos_token_id": [2, 3],
             "pad_token_id": 5,
         }
+        if self.type_vocab_size is not None:
+            config["type_vocab_size"] = self.type_vocab_size
         (folder / "config.json").write_text(json.dumps(config))
         self.change(folder)
 
@@ -90,6 +97,39 @@ def _ends_with_other_token(folder: Path) -> None:
     edit(folder / "tokenizer.json", append)
 
 
+def _model_alone(folder: Path) -> None:
+    """Nothing but the SentencePiece model, and tokens beyond it in the oldest of the files."""
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer_config.json").unlink()
+    (folder / "added_tokens.json").write_text('{"<tool>": 440, "<|beyond|>": 9999}')
+
+
+def _cased(folder: Path) -> None:
+    options = {"lowercase": False, "strip_accents": False}
+    edit(folder / "tokenizer.json", lambda document: document["normalizer"].update(options))
+    options = {"do_lower_case": False, "strip_accents": False}
+    edit(folder / "tokenizer_config.json", lambda config: config.update(options))
+
+
+def _edges(folder: Path) -> None:
+    """Flags that a GGUF file has no place for, a token that only looks special.
+
+    And chat templates as a list without a default one.
+    """
+    flags = {"single_word": True, "lstrip": True, "rstrip": True, "normalized": False}
+    added = [
+        {"id": 499, "content": "<|looks|>", "special": False, **flags},
+        {"id": 500, "content": "tool call", "special": False, **flags, "normalized": True},
+        {"id": 501, "content": "<mask>", "special": False, **flags},
+    ]
+    edit(folder / "tokenizer.json", lambda document: document["added_tokens"].extend(added))
+    templates = [
+        {"name": "tool use", "template": "{{ 1 }}"},
+        {"name": "rag", "template": "{{ 2 }}"},
+    ]
+    edit(folder / "tokenizer_config.json", lambda c: c.update(chat_template=templates))
+
+
 CASES = {
     "llama3": Case("llama3", "LlamaForCausalLM"),
     "llama3-other-end": Case("llama3", "LlamaForCausalLM", _ends_with_other_token),
@@ -101,6 +141,15 @@ CASES = {
     "llama2-bare": Case(
         "llama2", "LlamaForCausalLM", lambda folder: (folder / "tokenizer_config.json").unlink()
     ),
+    "llama2-model-alone": Case("llama2", "LlamaForCausalLM", _model_alone),
+    "qwen2-edges": Case("qwen2", "Qwen2ForCausalLM", _edges),
+    "bert": Case("bert", "BertModel", type_vocab_size=2),
+    "bert-cased": Case("bert", "BertModel", _cased),
+    "t5": Case("t5", "T5ForConditionalGeneration"),
+    "t5-bare": Case("t5", "T5ForConditionalGeneration", _model_alone),
+    "xlmr": Case("xlmr", "XLMRobertaModel", type_vocab_size=1),
+    "qwen1": Case("qwen1", "QWenLMHeadModel"),
+    "kimi": Case("kimi", "DeepseekV3ForCausalLM", pre_tokenizer="kimi-k2"),
     "mistral": Case("llama2", "MistralForCausalLM"),
     "gemma2": Case("gemma", "Gemma2ForCausalLM"),
     "gemma3": Case("gemma", "Gemma3ForCausalLM"),

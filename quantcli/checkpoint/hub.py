@@ -32,6 +32,7 @@ from quantcli.progress import Progress, Silent
 
 SIDE_FILES = frozenset(
     "config.json generation_config.json tokenizer.json tokenizer_config.json tokenizer.model"
+    " spiece.model qwen.tiktoken tiktoken.model"
     " special_tokens_map.json added_tokens.json vocab.json merges.txt chat_template.json"
     f" chat_template.jinja README.md {INDEX}".split()
 )

@@ -4,9 +4,10 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from quantcli.errors import BadInputError, UnsupportedError
-from quantcli.tokenizer.bpe import BYTE_TOKENS, NAME, Bpe
+from quantcli.tokenizer.bpe import BYTE_TOKENS, Bpe
 from quantcli.tokenizer.documents import show
 from quantcli.tokenizer.encoder import steps
+from quantcli.tokenizer.tokenizer_json import NAME
 from quantcli.tokenizer.vocabulary import Token, TokenType
 
 # Squared lengths of all tokens; the largest vocabularies in use come to a tenth.
@@ -21,7 +22,7 @@ def adds_space_prefix(bpe: Bpe) -> bool:
     Raises: UnsupportedError (text is changed or split in a way that llama.cpp would not).
     """
     prefix = False
-    found = [steps(bpe, part) for part in ("normalizer", "pre_tokenizer")]
+    found = [steps(bpe.pipeline, part) for part in ("normalizer", "pre_tokenizer")]
     for step in [step for part in found for step in ([{}] if part is None else part)]:
         match step:
             case {"type": "Prepend", "prepend": "▁"}:

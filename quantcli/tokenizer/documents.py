@@ -2,7 +2,7 @@
 
 import json
 import re
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 from quantcli.checkpoint.files import parse_json_object
 from quantcli.errors import BadInputError
@@ -75,6 +75,6 @@ def read_object(source: Source, name: str) -> dict[str, Any] | None:
     return value
 
 
-def is_id(value: object) -> bool:
+def is_id(value: object) -> TypeGuard[int]:
     """Tell whether `value` is an integer that can be a token id (JSON's true is not)."""
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 31

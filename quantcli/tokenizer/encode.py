@@ -5,6 +5,8 @@ A GGUF file's own metadata is enough to rebuild its tokenizer:
     "gpt2"   byte-level BPE: tokens, merges, and the regexes behind the pre-tokenizer's name
     "llama"  SentencePiece BPE: the pair of pieces is merged first whose result scores highest,
              so that the scores are the merges; what is no piece becomes bytes
+    "t5"     Unigram: the pieces whose scores add up to most, after the character map
+    "bert"   WordPiece: from the left the longest token that fits
 """
 
 from collections.abc import Sequence
@@ -14,11 +16,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from quantcli.errors import BadInputError, UnsupportedError
-from quantcli.tokenizer.bpe import NAME, AddedToken, parse_bpe
+from quantcli.tokenizer.bpe import parse_bpe
 from quantcli.tokenizer.byte_fallback import piece_pairs
+from quantcli.tokenizer.charsmap import check_charsmap
 from quantcli.tokenizer.documents import Source, is_id, read_object, show
 from quantcli.tokenizer.encoder import build_encoder
 from quantcli.tokenizer.pre_tokenizer import regexes, table
+from quantcli.tokenizer.special_tokens import DEFAULT_IDS, LOWERCASE, STRIP_ACCENTS
+from quantcli.tokenizer.tokenizer_json import NAME, AddedToken
 from quantcli.tokenizer.vocabulary import SPACE, TokenType, added_token
 
 if TYPE_CHECKING:
@@ -26,8 +31,6 @@ if TYPE_CHECKING:
 
 Metadata = dict[str, Any]
 GGML = "tokenizer.ggml"
-# What llama.cpp takes for BOS where a file does not say.
-DEFAULT_BOS = {"gpt2": 11, "llama": 1}
 
 
 class Encoder:
@@ -60,15 +63,15 @@ class Encoder:
         pre-tokenizer that is not known).
         """
         model = metadata.get(f"{GGML}.model")
-        if model not in DEFAULT_BOS:
+        build = BUILDERS.get(model) if isinstance(model, str) else None
+        if build is None:
             raise UnsupportedError(
                 f"text cannot be encoded with a tokenizer of the kind {show(model)}: "
-                f"only {' and '.join(map(repr, DEFAULT_BOS))} are known"
+                f"only {', '.join(map(repr, BUILDERS))} are known"
             )
         tokens = _texts(metadata, "tokens")
         types = _numbers(metadata, "token_type", len(tokens), TokenType.NORMAL)
         try:
-            build = _byte_level if model == "gpt2" else _sentencepiece
             tokenizer = build(metadata, tokens, types)
             tokenizer.add_tokens(_user_defined(tokens, types))
         except (BadInputError, UnsupportedError):
@@ -85,10 +88,10 @@ class Encoder:
 def bos_token(metadata: Metadata) -> int | None:
     """The token that begins every text and every window of one; None if the model has none."""
     model, pre = metadata.get(f"{GGML}.model"), metadata.get(f"{GGML}.pre")
-    by_default = model == "llama" or pre in table().adds_bos
+    by_default = model in ("llama", "bert") or pre in table().adds_bos
     if not metadata.get(f"{GGML}.add_bos_token", by_default):
         return None
-    token = metadata.get(f"{GGML}.bos_token_id", DEFAULT_BOS.get(str(model)))
+    token = metadata.get(f"{GGML}.bos_token_id", DEFAULT_IDS.get(str(model), {}).get("bos"))
     return None if token is None else int(token)
 
 
@@ -150,11 +153,11 @@ def _sentencepiece(metadata: Metadata, tokens: list[str], types: np.ndarray) -> 
     for text, pairs in piece_pairs(plain):
         score = -float(scores[vocab[text]])
         ranked += [(score, vocab[left], vocab[right], left, right) for left, right in pairs]
-    unknown = metadata.get(f"{GGML}.unknown_token_id", 0)
+    unknown = _unknown(metadata, tokens)
     model = models.BPE(
         vocab,
         [(left, right) for *_, left, right in sorted(ranked)],
-        unk_token=tokens[unknown] if is_id(int(unknown)) and unknown < len(tokens) else None,
+        unk_token=None if unknown is None else tokens[unknown],
         fuse_unk=True,
         byte_fallback=True,
     )
@@ -164,3 +167,74 @@ def _sentencepiece(metadata: Metadata, tokens: list[str], types: np.ndarray) -> 
         steps.insert(0, normalizers.Prepend(SPACE))
     tokenizer.normalizer = normalizers.Sequence(steps)
     return tokenizer
+
+
+def _unknown(metadata: Metadata, tokens: list[str]) -> int | None:
+    """The token for what has no other, if the vocabulary has it."""
+    default = DEFAULT_IDS[metadata[f"{GGML}.model"]]["unk"]
+    unknown = int(metadata.get(f"{GGML}.unknown_token_id", default))
+    return unknown if is_id(unknown) and unknown < len(tokens) else None
+
+
+def _unigram(metadata: Metadata, tokens: list[str], types: np.ndarray) -> "Tokenizer":
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    numbers = _numbers(metadata, "scores", len(tokens), 0.0).astype(np.float64)
+    # Only these are found in a text, user-defined ones before any other.
+    found = np.isin(types, (TokenType.NORMAL, TokenType.USER_DEFINED, TokenType.UNUSED))
+    numbers[types == TokenType.USER_DEFINED] = 0.0
+    texts = [
+        text if use else f"\0{i}" for i, (text, use) in enumerate(zip(tokens, found, strict=True))
+    ]
+    tokenizer = Tokenizer(
+        models.Unigram(list(zip(texts, numbers.tolist(), strict=True)), _unknown(metadata, tokens))
+    )
+    steps: list[Any] = []
+    charsmap = metadata.get(f"{GGML}.precompiled_charsmap")
+    if isinstance(charsmap, np.ndarray):
+        data = check_charsmap(charsmap.astype(np.uint8).tobytes(), f"{GGML}.precompiled_charsmap")
+        steps.append(normalizers.Precompiled(data.tobytes()))
+    merges = bool(metadata.get(f"{GGML}.remove_extra_whitespaces", False))
+    if merges:
+        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    prefix = merges or metadata.get(f"{GGML}.add_space_prefix", False)
+    scheme = "always" if prefix else "never"
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme, split=False)
+    return tokenizer
+
+
+def _wordpiece(metadata: Metadata, tokens: list[str], types: np.ndarray) -> "Tokenizer":
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    vocab = {
+        _marked(text, kind): i for i, (text, kind) in enumerate(zip(tokens, types, strict=True))
+    }
+    unknown = _unknown(metadata, tokens)
+    if unknown is None or len(vocab) < len(tokens):
+        raise BadInputError(f"{GGML}.tokens: no unknown token, or two tokens with one text")
+    spelled = {i: text for text, i in vocab.items()}
+    # llama.cpp knows no words that are too long.
+    tokenizer = Tokenizer(
+        models.WordPiece(vocab, unk_token=spelled[unknown], max_input_chars_per_word=1 << 30)
+    )
+    lowercase = bool(metadata.get(LOWERCASE, True))
+    accents = bool(metadata.get(STRIP_ACCENTS, lowercase))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase, strip_accents=accents)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+def _marked(text: str, kind: int) -> str:
+    """A token as WordPiece spells it: here "▁" begins a word, there "##" continues one."""
+    if kind in (TokenType.CONTROL, TokenType.USER_DEFINED):
+        return text
+    return text.removeprefix(SPACE) if text.startswith(SPACE) else f"##{text}"
+
+
+BUILDERS = {
+    "gpt2": _byte_level,
+    "llama": _sentencepiece,
+    "t5": _unigram,
+    "bert": _wordpiece,
+}

@@ -5,35 +5,31 @@ library allocate without bound or abort there.
 """
 
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from quantcli.errors import BadInputError
-from quantcli.tokenizer.bpe import NAME, Bpe
+from quantcli.tokenizer.bpe import Bpe
 from quantcli.tokenizer.documents import show
+from quantcli.tokenizer.tokenizer_json import NAME, AddedToken, Pipeline, flat
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-STEP_LIMIT = 16
 INSERT_LIMIT = 16
 NORMALIZERS = {"NFC", "NFD", "NFKC", "NFKD", "Lowercase", "StripAccents", "Prepend", "Replace"}
 PRE_TOKENIZERS = {"Split", "ByteLevel", "Digits", "Punctuation", "Metaspace", "WhitespaceSplit"}
 
 
-def steps(bpe: Bpe, part: str) -> list[dict[str, Any]] | None:
+def steps(pipeline: Pipeline, part: str) -> list[dict[str, Any]] | None:
     """The steps of `part` ("normalizer" or "pre_tokenizer"); None where not all are understood."""
     known, key = {
         "normalizer": (NORMALIZERS, "normalizers"),
         "pre_tokenizer": (PRE_TOKENIZERS, "pretokenizers"),
     }[part]
-    step = bpe.pipeline[part]
-    if step is None:
-        return []
-    found = step.get(key) if step.get("type") == "Sequence" else [step]
-    if not isinstance(found, list) or len(found) > STEP_LIMIT:
-        return None
-    for step in found:
-        if not isinstance(step, dict) or not _is_one_of(step.get("type"), known):
+    found = flat(pipeline[part], key)
+    for step in found or []:
+        if not _is_one_of(step.get("type"), known):
             return None
         # Replacing each character by a long text, twice over, would not end.
         inserted = step.get("prepend", step.get("content", ""))
@@ -51,9 +47,10 @@ def build_encoder(bpe: Bpe, ignore_merges: bool | None = None) -> "Tokenizer | N
 
     `ignore_merges` overrides the file's. Raises: BadInputError (the library refuses the file).
     """
-    from tokenizers import Tokenizer, decoders
-
-    normalizers, pre_tokenizers = steps(bpe, "normalizer"), steps(bpe, "pre_tokenizer")
+    normalizers, pre_tokenizers = (
+        steps(bpe.pipeline, "normalizer"),
+        steps(bpe.pipeline, "pre_tokenizer"),
+    )
     if normalizers is None or pre_tokenizers is None:
         return None
     model = {
@@ -65,11 +62,25 @@ def build_encoder(bpe: Bpe, ignore_merges: bool | None = None) -> "Tokenizer | N
         "byte_fallback": bpe.byte_fallback,
         "ignore_merges": bpe.ignore_merges if ignore_merges is None else ignore_merges,
     }
+    return load(model, bpe.added, normalizers, pre_tokenizers)
+
+
+def load(
+    model: dict[str, Any],
+    added: Sequence[AddedToken],
+    normalizers: list[dict[str, Any]],
+    pre_tokenizers: list[dict[str, Any]],
+) -> "Tokenizer":
+    """The tokenizer of these parts of a tokenizer.json.
+
+    Raises: BadInputError (the library refuses them, or numbers the added tokens otherwise).
+    """
+    from tokenizers import Tokenizer, decoders
+
     flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
-    added = [{**flags, **vars(token)} for token in sorted(bpe.added, key=lambda token: token.id)]
     document = {
         "version": "1.0",
-        "added_tokens": added,
+        "added_tokens": [{**flags, **vars(token)} for token in sorted(added, key=_id)],
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_tokenizers},
         "model": model,
@@ -79,10 +90,14 @@ def build_encoder(bpe: Bpe, ignore_merges: bool | None = None) -> "Tokenizer | N
     except Exception as error:  # the library raises nothing more precise
         raise BadInputError(f"{NAME} is refused by tokenizers: {show(str(error), 120)}") from error
     encoder.decoder = decoders.ByteLevel()
-    for token in bpe.added:
+    for token in added:
         if encoder.token_to_id(token.content) != token.id:
             raise BadInputError(
                 f"{NAME}: added token {show(token.content)} has the id {token.id}, "
                 f"but loads as {encoder.token_to_id(token.content)}"
             )
     return encoder
+
+
+def _id(token: AddedToken) -> int:
+    return token.id

@@ -14,10 +14,11 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from quantcli.errors import UnsupportedError, UsageError
-from quantcli.tokenizer.bpe import NAME, Bpe
+from quantcli.tokenizer.bpe import Bpe
 from quantcli.tokenizer.documents import show
 from quantcli.tokenizer.encoder import build_encoder, steps
 from quantcli.tokenizer.special_tokens import surrounding_ids
+from quantcli.tokenizer.tokenizer_json import NAME
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -53,13 +54,14 @@ class Split:
 class Table:
     """The content of pre_tokenizers.toml.
 
-    `adds_bos`: the names with which a text begins with BOS by default; `hashes`: fingerprint ->
-    name; `aliases`: name -> the name in `splits` that splits alike.
+    `adds_bos`: the names with which a text begins with BOS by default; `hashes` and `wordpiece`:
+    fingerprint -> name; `aliases`: name -> the name in `splits` that splits alike.
     """
 
     names: list[str]
     adds_bos: list[str]
     hashes: dict[str, str]
+    wordpiece: dict[str, str]
     splits: list[Split]
     aliases: dict[str, str]
 
@@ -70,10 +72,13 @@ def table() -> Table:
     data = tomllib.loads(
         files("quantcli.tokenizer").joinpath("pre_tokenizers.toml").read_text("utf-8")
     )
-    hashes = {digest: name for name, digests in data["hashes"].items() for digest in digests}
+    hashes, wordpiece = (
+        {digest: name for name, digests in data[key].items() for digest in digests}
+        for key in ("hashes", "wordpiece")
+    )
     aliases = {alias: name for name, found in data["aliases"].items() for alias in found}
     splits = [Split(**entry) for entry in data["splits"]]
-    return Table(data["names"], data["adds_bos"], hashes, splits, aliases)
+    return Table(data["names"], data["adds_bos"], hashes, wordpiece, splits, aliases)
 
 
 def regexes(name: str) -> Split:
@@ -122,7 +127,7 @@ def split_name(bpe: Bpe) -> str:
     """
     wanted = splitting(bpe)
     same = [split for split in table().splits if split.steps == wanted]
-    normalizers = steps(bpe, "normalizer")
+    normalizers = steps(bpe.pipeline, "normalizer")
     # llama.cpp normalizes nothing; NFC leaves nearly all text as it is.
     if normalizers is not None and all(step["type"] == "NFC" for step in normalizers):
         for split in same:
@@ -160,7 +165,7 @@ def splitting(bpe: Bpe) -> list[str] | None:
 
     None where a step cannot be told by a regex.
     """
-    found = steps(bpe, "pre_tokenizer")
+    found = steps(bpe.pipeline, "pre_tokenizer")
     # Steps after ByteLevel would see bytes instead of characters.
     kinds = [step["type"] for step in found or []]
     if not found or "ByteLevel" in kinds[:-1] or kinds[-1] != "ByteLevel":

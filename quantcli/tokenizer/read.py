@@ -8,21 +8,28 @@ from quantcli.errors import BadInputError, QuantcliError, UnsupportedError, Usag
 from quantcli.tokenizer.bpe import Bpe, parse_bpe
 from quantcli.tokenizer.byte_fallback import adds_space_prefix, pieces_from_bpe
 from quantcli.tokenizer.chat_template import chat_templates
-from quantcli.tokenizer.documents import Source, is_id, read_bytes, read_object, show
+from quantcli.tokenizer.described import Files, described_tokens
+from quantcli.tokenizer.documents import Source, read_bytes, read_object
 from quantcli.tokenizer.encoder import build_encoder
 from quantcli.tokenizer.pre_tokenizer import check_name, known_name, split_name
-from quantcli.tokenizer.sentencepiece import read_pieces
-from quantcli.tokenizer.special_tokens import special_tokens
+from quantcli.tokenizer.sentencepiece import NAMES, SentencePiece, read_sentencepiece
+from quantcli.tokenizer.special_tokens import (
+    missing_ids,
+    normalizer_keys,
+    special_tokens,
+    surrounding_ids,
+)
+from quantcli.tokenizer.tiktoken import QWEN, SPLITS, find_tiktoken, known_ids, read_tiktoken
+from quantcli.tokenizer.tokenizer_json import NAME, model_of
+from quantcli.tokenizer.unigram import parse_unigram, unigram_metadata
 from quantcli.tokenizer.vocabulary import (
-    ADDED_SCORE,
-    Token,
-    TokenType,
-    added_token,
     byte_level_tokens,
     check_fits,
+    scores,
     sentencepiece_tokens,
     vocabulary_metadata,
 )
+from quantcli.tokenizer.wordpiece import wordpiece_metadata
 
 Metadata = dict[str, Any]
 
@@ -31,7 +38,7 @@ LLAMA_CLASSES = ("LlamaForCausalLM", "MistralForCausalLM", "LlamaModel", "Mixtra
 # The converter recognises two families by the size of their vocabulary alone.
 CODE_LLAMA, GRANITE = 32016, 49152
 # Files of tokenizers that only their own code can read, or that transformers can convert.
-OTHER_FILES = ("tekken.json", "vocab.json", "vocab.txt", "spiece.model", "qwen.tiktoken")
+OTHER_FILES = ("tekken.json", "vocab.json", "vocab.txt", "sentencepiece.bpe.model")
 
 
 def read_tokenizer(source: Source, vocab_size: int, pre_tokenizer: str | None = None) -> Metadata:
@@ -46,21 +53,36 @@ def read_tokenizer(source: Source, vocab_size: int, pre_tokenizer: str | None = 
     """
     if pre_tokenizer is not None:
         check_name(pre_tokenizer)
-    document = read_object(source, "tokenizer.json")
+    document = read_object(source, NAME)
     tokenizer_config = read_object(source, "tokenizer_config.json") or {}
-    bpe = None if document is None else parse_bpe(document)
+    files = Files(source, document, tokenizer_config)
+    kind = None if document is None else model_of(document)[0]
+    bpe = parse_bpe(document) if document is not None and kind == "BPE" else None
+    ranks = find_tiktoken(source) if document is None else None
+    known: dict[str, int | None] = {}
     if bpe is not None and not bpe.byte_fallback:
         vocabulary = _byte_level(bpe, document or {}, vocab_size, pre_tokenizer)
+    elif ranks is not None:
+        vocabulary, known = _tiktoken(files, ranks, vocab_size, pre_tokenizer)
     elif pre_tokenizer is not None:
-        raise UsageError("--pre-tokenizer is for byte-level BPE: this is a SentencePiece tokenizer")
+        raise UsageError("--pre-tokenizer is for byte-level BPE: this is another tokenizer")
+    elif document is not None and kind == "WordPiece":
+        vocabulary, known = wordpiece_metadata(document, source.config, vocab_size)
     else:
-        vocabulary = _sentencepiece(source, bpe, tokenizer_config, vocab_size)
-    return {
+        vocabulary, known = _sentencepiece(files, bpe, vocab_size)
+    metadata = {
         **vocabulary,
         **special_tokens(document or {}, tokenizer_config, source.config, vocab_size),
+        **normalizer_keys((document or {}).get("normalizer")),
         **chat_templates(source, tokenizer_config),
         **_llama_extras(source.config, tokenizer_config, vocab_size),
     }
+    before, after = surrounding_ids((document or {}).get("post_processor"))
+    known = {"bos": before[0] if before else None, "eos": after[-1] if after else None, **known}
+    if kind == "WordPiece":
+        # llama.cpp closes every text with it.
+        known["sep"] = known["eos"]
+    return {**metadata, **missing_ids(metadata, known)}
 
 
 def _byte_level(
@@ -86,28 +108,47 @@ def _byte_level(
     }
 
 
+def _tiktoken(
+    files: Files, name: str, vocab_size: int, pre_tokenizer: str | None
+) -> tuple[Metadata, dict[str, int | None]]:
+    bpe = read_tiktoken(files.source, name, files.tokenizer_config)
+    found = build_encoder(bpe)
+    # Qwen 1 is told by its file; others share Kimi's.
+    known = SPLITS[name] if name == QWEN else found and known_name(found, None)
+    if pre_tokenizer is None and known is None:
+        raise UnsupportedError(
+            f"{name} does not say how text is split, and its vocabulary is none that is known: "
+            f"if you know that it fits, give --pre-tokenizer {SPLITS[name]}"
+        )
+    vocabulary = _byte_level(bpe, {}, vocab_size, pre_tokenizer or known)
+    vocabulary.pop(f"{GGML}.add_bos_token", None)
+    return vocabulary, known_ids(bpe, name, files.tokenizer_config)
+
+
 def _sentencepiece(
-    source: Source, bpe: Bpe | None, tokenizer_config: dict[str, Any], vocab_size: int
-) -> Metadata:
-    model = read_bytes(source, "tokenizer.model")
-    extras: Metadata = {}
-    if model is not None:
-        pieces = read_pieces(model)
+    files: Files, bpe: Bpe | None, vocab_size: int
+) -> tuple[Metadata, dict[str, int | None]]:
+    name = next((name for name in NAMES if name in files.source.source_files), None)
+    found: SentencePiece
+    if name is not None:
+        found = read_sentencepiece(read_bytes(files.source, name) or b"", name)
     elif bpe is not None:
-        pieces = pieces_from_bpe(bpe)
-        if not adds_space_prefix(bpe):
-            extras[f"{GGML}.add_space_prefix"] = False
+        found = SentencePiece(pieces_from_bpe(bpe), False, adds_space_prefix(bpe), False, b"")
+    elif files.document is not None:
+        found = parse_unigram(files.document)
     else:
-        raise _missing(source, tokenizer_config)
-    added = _added_tokens(source, bpe, tokenizer_config, 0 if model is None else len(pieces))
-    tokens = sentencepiece_tokens(pieces, added, vocab_size)
+        raise _missing(files.source, files.tokenizer_config)
+    if found.unigram:
+        return unigram_metadata(files, found, name or NAME, vocab_size)
+    added = described_tokens(files, 0 if name is None else len(found.pieces))
+    tokens = sentencepiece_tokens(found.pieces, added, vocab_size)
     return {
         f"{GGML}.model": "llama",
         f"{GGML}.pre": "default",
         **vocabulary_metadata(tokens),
-        f"{GGML}.scores": np.array([token.score for token in tokens], np.float32),
-        **extras,
-    }
+        f"{GGML}.scores": scores(tokens),
+        **({} if found.add_dummy_prefix else {f"{GGML}.add_space_prefix": False}),
+    }, {}
 
 
 def _missing(source: Source, tokenizer_config: dict[str, Any]) -> QuantcliError:
@@ -125,34 +166,6 @@ def _missing(source: Source, tokenizer_config: dict[str, Any]) -> QuantcliError:
     return BadInputError(
         "there is no tokenizer: tokenizer.json (or a SentencePiece tokenizer.model) is missing"
     )
-
-
-def _added_tokens(
-    source: Source, bpe: Bpe | None, tokenizer_config: dict[str, Any], n_pieces: int
-) -> dict[int, Token]:
-    """Tokens put on top of a SentencePiece vocabulary, by id.
-
-    The converter knows added_tokens.json and tokenizer_config.json. Where the latter says nothing,
-    tokenizer.json tells what is beyond the `n_pieces` of tokenizer.model.
-    """
-    tokens: dict[int, Token] = {}
-    for content, token_id in (read_object(source, "added_tokens.json") or {}).items():
-        if not is_id(token_id) or not content:
-            raise BadInputError(f"added_tokens.json gives {show(content)} the id {show(token_id)}")
-        tokens[token_id] = Token(content, ADDED_SCORE, TokenType.USER_DEFINED)
-    described = tokenizer_config.get("added_tokens_decoder")
-    if not isinstance(described, dict):
-        beyond = [token for token in (bpe.added if bpe else []) if token.id >= n_pieces]
-        return {token.id: added_token(token.content, token.special) for token in beyond} | tokens
-    for key, entry in described.items():
-        match entry:
-            case {"content": str(text)} if text and key.isascii() and key.isdecimal():
-                tokens[int(key[:10])] = added_token(text, bool(entry.get("special")))
-            case _:
-                raise BadInputError(
-                    f"tokenizer_config.json: added token {show(key)} is described as {show(entry)}"
-                )
-    return tokens
 
 
 def _llama_extras(

@@ -1,49 +1,88 @@
-"""The pieces of a SentencePiece model file (tokenizer.model), read without its library.
+"""A SentencePiece model file (tokenizer.model, spiece.model), read without its library.
 
 The file is a protocol buffer, sentencepiece_model.proto:
   1 repeated SentencePiece { 1 piece: string, 2 score: float, 3 type: enum, default NORMAL }
-  2 TrainerSpec { 3 model_type: enum UNIGRAM 1 (default), BPE 2, WORD 3, CHAR 4 }
+  2 TrainerSpec { 3 model_type: enum UNIGRAM 1 (default), BPE 2, WORD 3, CHAR 4;
+                  24 treat_whitespace_as_suffix: bool }
+  3 NormalizerSpec { 2 precompiled_charsmap: bytes; 3 add_dummy_prefix, 4 remove_extra_whitespaces,
+                     5 escape_whitespaces: bool, default true }
 """
 
+import math
 import struct
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from quantcli.errors import BadInputError, UnsupportedError
 from quantcli.tokenizer.vocabulary import Token, TokenType
 
-NAME = "tokenizer.model"
+NAMES = ("tokenizer.model", "spiece.model")
 PIECE_LIMIT = 1 << 20
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 UNIGRAM, BPE = 1, 2
 
 
-def read_pieces(data: bytes) -> dict[int, Token]:
-    """The vocabulary by id.
+@dataclass(frozen=True)
+class SentencePiece:
+    """`pieces`: by id; `unigram`: Unigram instead of BPE; `charsmap`: empty if text stays as it is.
+
+    The other two: a space goes before the text; runs of spaces become one, none at the ends.
+    """
+
+    pieces: dict[int, Token]
+    unigram: bool
+    add_dummy_prefix: bool
+    remove_extra_whitespaces: bool
+    charsmap: bytes
+
+
+def read_sentencepiece(data: bytes, name: str) -> SentencePiece:
+    """The content of the file called `name`.
 
     User-defined pieces become NORMAL, as in llama.cpp's converter.
-    Raises: BadInputError (not such a file), UnsupportedError (not a BPE model).
+    Raises: BadInputError (not such a file), UnsupportedError (neither BPE nor Unigram, or of a
+    kind that llama.cpp lacks).
     """
     pieces: list[Token] = []
-    model_type: object = UNIGRAM
+    trainer: dict[int, int | memoryview] = {}
+    normalizer: dict[int, int | memoryview] = {}
     try:
         for number, value in _fields(memoryview(data)):
-            if number == 1 and isinstance(value, memoryview):
+            if isinstance(value, int):
+                continue
+            if number == 1:
                 pieces.append(_piece(value))
                 if len(pieces) > PIECE_LIMIT:
-                    raise BadInputError(f"{NAME} has more than {PIECE_LIMIT} pieces")
-            elif number == 2 and isinstance(value, memoryview):
+                    raise BadInputError(f"{name} has more than {PIECE_LIMIT} pieces")
+            elif number == 2:
                 trainer = dict(_fields(value))
-                model_type = trainer.get(3, UNIGRAM)
+            elif number == 3:
+                normalizer = dict(_fields(value))
     except (IndexError, ValueError, struct.error) as error:
-        raise BadInputError(f"{NAME} is no SentencePiece model: {error}") from error
+        raise BadInputError(f"{name} is no SentencePiece model: {error}") from error
     if not pieces:
-        raise BadInputError(f"{NAME} is no SentencePiece model: it has no pieces")
-    if model_type != BPE:
+        raise BadInputError(f"{name} is no SentencePiece model: it has no pieces")
+    model_type = trainer.get(3, UNIGRAM)
+    if model_type not in (UNIGRAM, BPE):
         raise UnsupportedError(
-            f"{NAME} is a SentencePiece model of type {model_type}: only BPE (2) is supported, "
-            "not Unigram (1)"
+            f"{name} is a SentencePiece model of type {_show_type(model_type)}: only Unigram (1) "
+            "and BPE (2) are supported"
         )
-    return dict(enumerate(pieces))
+    if trainer.get(24) or normalizer.get(5, 1) != 1:
+        raise UnsupportedError(f"{name} marks spaces in a way that llama.cpp does not")
+    charsmap = normalizer.get(2, b"")
+    return SentencePiece(
+        dict(enumerate(pieces)),
+        unigram=model_type == UNIGRAM,
+        add_dummy_prefix=normalizer.get(3, 1) != 0,
+        remove_extra_whitespaces=normalizer.get(4, 1) != 0,
+        charsmap=b"" if isinstance(charsmap, int) else bytes(charsmap),
+    )
+
+
+def _show_type(model_type: object) -> str:
+    """A model's type for a message: a number, or that it is none."""
+    return str(model_type) if isinstance(model_type, int) else "unknown"
 
 
 def _piece(data: memoryview) -> Token:
@@ -54,7 +93,10 @@ def _piece(data: memoryview) -> Token:
     kind = TokenType(kind)
     if kind is TokenType.USER_DEFINED:
         kind = TokenType.NORMAL
-    return Token(bytes(text).decode("utf-8"), struct.unpack("<f", score)[0], kind)
+    number = struct.unpack("<f", score)[0]
+    if not math.isfinite(number):
+        raise ValueError(f"a piece has the score {number}")
+    return Token(bytes(text).decode("utf-8"), number, kind)
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, "int | memoryview"]]:

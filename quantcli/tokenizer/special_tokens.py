@@ -5,12 +5,14 @@ then the ids in config.json; whether they are added says the post-processor of t
 then tokenizer_config.json.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from quantcli.errors import BadInputError
 from quantcli.tokenizer.documents import is_id, show
+from quantcli.tokenizer.tokenizer_json import STEP_LIMIT
 
 # Kind of token in tokenizer_config.json -> GGUF key; llama.cpp has no key for "cls".
 ID_KEYS = {
@@ -23,8 +25,17 @@ ID_KEYS = {
     "eot": "eot_token_id",
 }
 KINDS = ("bos", "eos", "unk", "sep", "pad", "mask")
+# What llama.cpp takes for a special token of each kind of vocabulary where a file does not say.
+DEFAULT_IDS = {
+    "gpt2": {"bos": 11, "eos": 11},
+    "llama": {"bos": 1, "eos": 2, "unk": 0},
+    "bert": {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
+    "t5": {"eos": 1, "unk": 2, "pad": 0},
+}
 ADD_KINDS = ("bos", "eos", "sep")
 SURROUNDING_LIMIT = 64
+LOWERCASE = "tokenizer.ggml.normalizer.lowercase"
+STRIP_ACCENTS = "tokenizer.ggml.normalizer.strip_accents"
 
 
 def special_tokens(
@@ -67,6 +78,34 @@ def special_tokens(
         if found is not None:
             metadata[f"tokenizer.ggml.{ID_KEYS[kind]}"] = np.uint32(found)
     return metadata
+
+
+def missing_ids(metadata: dict[str, Any], known: Mapping[str, int | None]) -> dict[str, Any]:
+    """Keys for the `known` ids, by kind, that `metadata` lacks and llama.cpp would not guess."""
+    defaults = DEFAULT_IDS[metadata["tokenizer.ggml.model"]]
+    keys = {kind: f"tokenizer.ggml.{ID_KEYS[kind]}" for kind in known}
+    return {
+        keys[kind]: np.uint32(token_id)
+        for kind, token_id in known.items()
+        if token_id is not None and keys[kind] not in metadata and token_id != defaults.get(kind)
+    }
+
+
+def normalizer_keys(normalizer: object) -> dict[str, Any]:
+    """Whether text is lowered and loses its accents, as gguf-py reads a normalizer."""
+    match normalizer:
+        case {"type": "Lowercase"}:
+            return {LOWERCASE: True}
+        case {"type": "StripAccents"}:
+            return {STRIP_ACCENTS: True}
+        case {"type": "BertNormalizer", **options}:
+            found = {LOWERCASE: options.get("lowercase")}
+            found[STRIP_ACCENTS] = options.get("strip_accents")
+            return {key: value for key, value in found.items() if isinstance(value, bool)}
+        case {"type": "Sequence", "normalizers": list(steps)}:
+            return {k: v for step in steps[:STEP_LIMIT] for k, v in normalizer_keys(step).items()}
+        case _:
+            return {}
 
 
 def _content(name: object) -> str:

@@ -41,7 +41,7 @@ class Token(NamedTuple):
 
 def byte_level_tokens(bpe: Bpe, encoder: "Tokenizer | None", vocab_size: int) -> list[Token]:
     """Tokens of a byte-level vocabulary, padded to `vocab_size` (llama.cpp: get_vocab_base)."""
-    tokens = _padding(vocab_size)
+    tokens = padding(vocab_size)
     for text, token_id in bpe.vocab.items():
         tokens[token_id] = Token(text, 0.0, TokenType.NORMAL)
     for added in bpe.added:
@@ -63,7 +63,7 @@ def sentencepiece_tokens(
     Raises: BadInputError (more pieces than rows).
     """
     check_fits(((piece.text, token_id) for token_id, piece in pieces.items()), vocab_size)
-    tokens = _padding(vocab_size)
+    tokens = padding(vocab_size)
     for token_id, piece in pieces.items():
         tokens[token_id] = piece
     for token_id, token in added.items():
@@ -72,7 +72,7 @@ def sentencepiece_tokens(
     return tokens
 
 
-def _padding(vocab_size: int) -> list[Token]:
+def padding(vocab_size: int) -> list[Token]:
     return [Token(f"[PAD{i}]", PADDING_SCORE, TokenType.UNUSED) for i in range(vocab_size)]
 
 
@@ -94,6 +94,11 @@ def added_token(text: str, special: bool) -> Token:
     if special or looks_special:
         return Token(text, ADDED_SCORE, TokenType.CONTROL)
     return Token(text.replace(SPACE, " "), ADDED_SCORE, TokenType.USER_DEFINED)
+
+
+def scores(tokens: Sequence[Token]) -> np.ndarray:
+    """The scores of `tokens`, float32."""
+    return np.array([token.score for token in tokens], np.float32)
 
 
 def vocabulary_metadata(tokens: Sequence[Token]) -> dict[str, Any]:

@@ -1,12 +1,15 @@
 """Rebuild the small tokenizers under tests/data/tokenizer/<style>/ from text.txt.
 
-    python scripts/record/tokenizer_fixtures.py
+    python scripts/record/tokenizer_fixtures.py [STYLE...]
 
-Needs `tokenizers` and `sentencepiece` (with protobuf). The result is stored, not rebuilt by the
-tests: trainers change between versions, and a stored vocabulary does not.
+Needs `tokenizers`, `transformers` and `sentencepiece` (with protobuf). The result is stored, not
+rebuilt by the tests: trainers change between versions, and a stored vocabulary does not.
 """
 
+import base64
 import json
+import sys
+import tempfile
 from pathlib import Path
 
 import sentencepiece
@@ -22,6 +25,7 @@ from tokenizers import (
     processors,
     trainers,
 )
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 DATA = Path(__file__).parents[2] / "tests" / "data" / "tokenizer"
 TEXT = DATA / "text.txt"
@@ -266,6 +270,148 @@ def gemma() -> None:
     write("gemma", tokenizer, {"tokenizer_config.json": config})
 
 
+def bert() -> None:
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=410, special_tokens=specials, limit_alphabet=120, show_progress=False
+    )
+    tokenizer.train([str(TEXT)], trainer)
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.add_tokens([plain("<gold>")])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[(t, tokenizer.token_to_id(t)) for t in ("[CLS]", "[SEP]")],
+    )
+    config: dict[str, object] = {"tokenizer_class": "BertTokenizer", "do_lower_case": True}
+    names = ("pad", "unk", "cls", "sep", "mask")
+    config |= {f"{name}_token": f"[{name.upper()}]" for name in names}
+    write("bert", tokenizer, {"tokenizer_config.json": config})
+
+
+def train_unigram() -> tuple[bytes, proto.ModelProto]:
+    """A Unigram model with a small character map; the usual one has 240 KB."""
+    rules = {"\t": " ", "\n": " ", "\r": " ", "\u3000": " ", "\u00a0": " ", "ﬁ": "fi", "Ａ": "A"}
+    rules |= {"ﬀ": "ff", "①": "1", "\u200b": " ", "e\u0301": "\u00e9"}
+    lines = [
+        " ".join(f"{ord(c):X}" for c in source) + "\t" + " ".join(f"{ord(c):X}" for c in target)
+        for source, target in sorted(rules.items())
+    ]
+    with tempfile.TemporaryDirectory() as scratch:
+        tsv = Path(scratch) / "rules.tsv"
+        tsv.write_text("\n".join(lines) + "\n")
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(TEXT.read_text("utf-8").splitlines()),
+            model_prefix=f"{scratch}/m",
+            model_type="unigram",
+            vocab_size=400,
+            character_coverage=0.98,
+            normalization_rule_tsv=str(tsv),
+            num_threads=1,
+            minloglevel=2,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+        )
+        data = Path(f"{scratch}/m.model").read_bytes()
+    model = proto.ModelProto()
+    model.ParseFromString(data)
+    return data, model
+
+
+def end_with(tokenizer: Tokenizer, single: str, names: tuple[str, ...]) -> None:
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=single,
+        pair=f"{single} $B </s>",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in names],
+    )
+
+
+def t5() -> None:
+    data, model = train_unigram()
+    vocab = [(piece.piece, piece.score) for piece in model.pieces]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=2))
+    charsmap = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+    strip = normalizers.Strip(left=False, right=True)
+    steps = [charsmap, strip, normalizers.Replace(Regex(" {2,}"), "▁")]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_tokens([special(t) for t in ("<pad>", "</s>", "<unk>")])
+    tokenizer.add_tokens([special(f"<extra_id_{i}>") for i in reversed(range(4))])
+    end_with(tokenizer, "$A </s>", ("</s>",))
+    config = {
+        "tokenizer_class": "T5Tokenizer",
+        "added_tokens_decoder": added_tokens_decoder(tokenizer),
+        "eos_token": "</s>",
+        "pad_token": "<pad>",
+        "unk_token": "<unk>",
+        "extra_ids": 4,
+    }
+    write("t5", tokenizer, {"tokenizer_config.json": config})
+    (DATA / "t5" / "spiece.model").write_bytes(data)
+
+
+def xlmr() -> None:
+    _, model = train_unigram()
+    first = [(name, 0.0) for name in ("<s>", "<pad>", "</s>", "<unk>")]
+    rest = [(piece.piece, piece.score) for piece in model.pieces[3:]]
+    tokenizer = Tokenizer(models.Unigram([*first, *rest, ("<mask>", 0.0)], unk_id=3))
+    tokenizer.normalizer = normalizers.Precompiled(model.normalizer_spec.precompiled_charsmap)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()]
+    )
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.add_tokens([special(name) for name, _ in first])
+    tokenizer.add_tokens([AddedToken("<mask>", lstrip=True, special=True, normalized=False)])
+    end_with(tokenizer, "<s> $A </s>", ("<s>", "</s>"))
+    config = {"tokenizer_class": "XLMRobertaTokenizer", "cls_token": "<s>", "sep_token": "</s>"}
+    config |= {f"{kind}_token": f"<{kind}>" for kind in ("pad", "unk", "mask")}
+    config |= {"bos_token": "<s>", "eos_token": "</s>"}
+    write("xlmr", tokenizer, {"tokenizer_config.json": config})
+
+
+def ranks(style: str, name: str, config: dict[str, object]) -> None:
+    """The vocabulary of qwen2 as a list of ranks."""
+    document = json.loads((DATA / "qwen2" / "tokenizer.json").read_text("utf-8"))
+    bytes_of = {char: byte for byte, char in bytes_to_unicode().items()}
+    tokens = {bytes(map(bytes_of.__getitem__, t)): i for t, i in document["model"]["vocab"].items()}
+    lines = [
+        f"{base64.b64encode(t).decode()} {i}\n"
+        for t, i in sorted(tokens.items(), key=lambda x: x[1])
+    ]
+    (DATA / style).mkdir(exist_ok=True)
+    (DATA / style / name).write_text("".join(lines))
+    (DATA / style / "tokenizer_config.json").write_text(json.dumps(config) + "\n")
+
+
+def qwen1() -> None:
+    code = {"AutoTokenizer": ["tokenization_qwen.QWenTokenizer", None]}
+    config = {"model_max_length": 8192, "tokenizer_class": "QWenTokenizer", "auto_map": code}
+    ranks("qwen1", "qwen.tiktoken", config)
+
+
+def kimi() -> None:
+    names = ["[BOS]", "[EOS]", "<|im_end|>", "<|im_user|>"]
+    config = {
+        "tokenizer_class": "TikTokenTokenizer",
+        "added_tokens_decoder": {
+            str(490 + i): {"content": name, "special": True} for i, name in enumerate(names)
+        },
+        "auto_map": {"AutoTokenizer": ["tokenization_kimi.TikTokenTokenizer", None]},
+        "bos_token": "[BOS]",
+        "eos_token": "[EOS]",
+    }
+    ranks("kimi", "tiktoken.model", config)
+
+
+BUILDERS = (llama3, qwen2, gpt2, llama2, gemma, bert, t5, xlmr, qwen1, kimi)
+
 if __name__ == "__main__":
-    for build in (llama3, qwen2, gpt2, llama2, gemma):
+    wanted = sys.argv[1:]
+    for build in [build for build in BUILDERS if not wanted or build.__name__ in wanted]:
         build()
