@@ -103,7 +103,8 @@ class Block:
     def enter(self, short: str, x: np.ndarray) -> np.ndarray:
         """The input [tokens, n_in] of a site that begins a half of the block."""
         norm = dict(zip(("attn", "ffn"), self._wiring.norms, strict=True))[short]
-        return self._norm(x.reshape(-1, x.shape[-1]), norm)
+        flat = x.reshape(-1, x.shape[-1])
+        return self._norm(flat, norm) if norm else flat.copy()  # x is about to change
 
     def leave(self, short: str, x: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
         """What becomes of the outputs of a site's linears: the input of the site that follows.
