@@ -237,5 +237,3 @@ def _add(shapes: Shapes, name: str, shape: tuple[int, ...], *, bias: bool) -> No
     shapes[f"{name}.weight"] = shape
     if bias:
         shapes[f"{name}.bias"] = shape[:1]
-
-

@@ -44,7 +44,5 @@ PHI3 = Architecture(
     rope=RopeStyle(scalings=(), partial=True, long=True),
     accepts={"hidden_act": ("silu", "swish"), "is_causal": (True,)},
     checks=(equal_heads,),
-    wiring=Wiring(
-        rope="neox", partial_rope=True, sites=FUSED, folds=folds_without(fused_qkv=True)
-    ),
+    wiring=Wiring(rope="neox", partial_rope=True, sites=FUSED, folds=folds_without(fused_qkv=True)),
 )

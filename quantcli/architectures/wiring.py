@@ -43,7 +43,6 @@ def folds_without(*sites: str, fused_qkv: bool = False) -> Mapping[str, str]:
     return MappingProxyType(kept)
 
 
-
 @dataclass(frozen=True)
 class Wiring:
     """A decoder block x += attention(norm(x)); x += gated_mlp(norm(x)), and what differs from it.

@@ -144,7 +144,9 @@ class Block:
         weight = self.weights[f"{self._prefix}{name}.weight"]
         if self._wiring.norm == "rms":
             return rms_norm(x, weight, self._sizes.eps)
-        return layer_norm(x, weight, self.weights.get(f"{self._prefix}{name}.bias"), self._sizes.eps)
+        return layer_norm(
+            x, weight, self.weights.get(f"{self._prefix}{name}.bias"), self._sizes.eps
+        )
 
     def _norm_heads(self, x: np.ndarray, name: str) -> np.ndarray:
         return rms_norm(x, self.weights[f"{self._prefix}{name}.weight"], self._sizes.eps)

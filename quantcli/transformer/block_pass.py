@@ -71,14 +71,16 @@ class BlockPass:
         scale = self._sizes.residual_scale
         if scale == 1:
             return y, lambda dy: pull_before(pull_layer(pull_after(dy)))
-        scale = np.float32(scale)
-        return y * scale, lambda dy: pull_before(pull_layer(pull_after(dy * scale)))
+        factor = np.float32(scale)
+        return y * factor, lambda dy: pull_before(pull_layer(pull_after(dy * factor)))
 
     def _attention(self, windows: tuple[int, ...], x: np.ndarray) -> tuple[np.ndarray, Pull]:
         projected, pull_projections = self._linears("attn", x)
         heads = (*windows, -1, self._sizes.head_dim)
         parts = split_heads(projected, self._sizes)
-        (q, pull_q), (k, pull_k) = (self._place(y, heads, w) for y, w in zip(parts, "qk"))
+        (q, pull_q), (k, pull_k) = (
+            self._place(y, heads, w) for y, w in zip(parts[:2], "qk", strict=True)
+        )
         v = parts[2].reshape(heads)
         cap = self._sizes.attention_cap
         attend = partial(attention_and_pull, window=self._window, cap=cap)
@@ -94,9 +96,7 @@ class BlockPass:
 
         return y, pull
 
-    def _place(
-        self, x: np.ndarray, heads: tuple[int, ...], which: str
-    ) -> tuple[np.ndarray, Pull]:
+    def _place(self, x: np.ndarray, heads: tuple[int, ...], which: str) -> tuple[np.ndarray, Pull]:
         """q or k as [windows, n_ctx, heads, head_dim]: normed where the wiring says so, turned."""
         flat = x.shape
         normed = x if self._wiring.joint_qk_norm else x.reshape(heads)

@@ -23,10 +23,13 @@ def check_tensors(model: Model, sizes: Hyperparameters) -> None:
     Raises BadInputError naming the tensor; UnsupportedError for one that nothing would read.
     """
     n_vocab = model.shapes.get(EMBEDDING, (0,))[0]
-    required = {EMBEDDING: (n_vocab, sizes.n_embd), OUTPUT_NORM: (sizes.n_embd,)}
+    required: dict[str, Shape] = {
+        EMBEDDING: (n_vocab, sizes.n_embd),
+        OUTPUT_NORM: (sizes.n_embd,),
+    }
     if sizes.wiring.norm_bias:
         required[OUTPUT_NORM_BIAS] = (sizes.n_embd,)
-    optional = {HEAD: (n_vocab, sizes.n_embd)}
+    optional: dict[str, Shape] = {HEAD: (n_vocab, sizes.n_embd)}
     for factors in (ROPE_FACTORS, ROPE_SHORT, ROPE_LONG):
         optional[factors] = (sizes.n_rot // 2,)
     for number in range(sizes.n_block):
