@@ -78,9 +78,8 @@ class BlockPass:
         projected, pull_projections = self._linears("attn", x)
         heads = (*windows, -1, self._sizes.head_dim)
         parts = split_heads(projected, self._sizes)
-        (q, pull_q), (k, pull_k) = (
-            self._place(y, heads, w) for y, w in zip(parts[:2], "qk", strict=True)
-        )
+        q, pull_q = self._place(parts[0], heads, "q")
+        k, pull_k = self._place(parts[1], heads, "k")
         v = parts[2].reshape(heads)
         cap = self._sizes.attention_cap
         attend = partial(attention_and_pull, window=self._window, cap=cap)
