@@ -18,7 +18,7 @@ from quantcli.transformer import (
     scratch,
     transformer,
 )
-from quantcli.transformer.activations import rms_norm
+from quantcli.transformer.activations import layer_norm, rms_norm
 from quantcli.transformer.block_pass import BlockPass
 from quantcli.transformer.derivatives import attention_and_pull
 from quantcli.transformer.hyperparameters import read_hyperparameters
@@ -57,19 +57,25 @@ class Double:
 
     def __init__(self, model: Model) -> None:
         self.sizes = read_hyperparameters(model.metadata)
+        self.run = Transformer(model)
         self.weights = {name: model.rows(name).astype(np.float64) for name in model.shapes}
 
     def block(self, number: int, n_ctx: int) -> Nudged:
-        rope = self.sizes.local_rope if self.sizes.windows[number] else self.sizes.rope
-        table = rope.table(n_ctx, self.weights.get("rope_freqs.weight")).astype(np.float64)
+        table = self.run.rope_table(number, n_ctx).astype(np.float64)
         return Nudged(number, self.sizes, self.weights, table)
 
     def logits(self, embedded: np.ndarray) -> np.ndarray:
         x = embedded * self.sizes.embedding_scale
         for number in range(self.sizes.n_block):
             x, _ = self.block(number, x.shape[1]).run(x)
-        x = rms_norm(x, self.weights["output_norm.weight"], self.sizes.eps)
+        norm, bias = (self.weights.get(f"output_norm.{part}") for part in ("weight", "bias"))
+        assert norm is not None
+        if self.sizes.wiring.norm == "rms":
+            x = rms_norm(x, norm, self.sizes.eps)
+        else:
+            x = layer_norm(x, norm, bias, self.sizes.eps)
         logits = x @ self.weights.get("output.weight", self.weights["token_embd.weight"]).T
+        logits = logits * self.sizes.logit_scale
         cap = self.sizes.logit_cap
         return cap * np.tanh(logits / cap) if cap else logits
 
@@ -157,6 +163,7 @@ def test_tokens_are_drawn_from_the_predictions(model: Model) -> None:
     p[np.arange(ids.size), expected] -= 1
     if double.sizes.logit_cap:
         p *= 1 - np.square(logits / double.sizes.logit_cap)
+    p *= double.sizes.logit_scale
     name = "output.weight" if "output.weight" in model.shapes else "token_embd.weight"
     np.testing.assert_allclose(found.outputs[name], np.square(p).mean(axis=0), rtol=1e-3)
 

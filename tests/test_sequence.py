@@ -30,6 +30,7 @@ from quantcli.model import open_model
 from quantcli.progress import Silent
 from quantcli.tensor_types import get
 from quantcli.transformer import Transformer
+from quantcli.transformer.layout import output_norm
 
 TOKENS = 2048  # of calibration, in most of these tests
 
@@ -67,8 +68,8 @@ def test_a_stream_walks_through_the_model(tmp_path: Path, family: str, variant: 
             for short, site in block.sites.items():
                 np.testing.assert_allclose(stream.y, seen[site.name], atol=1e-6)
                 stream.leave(short, block, pool)
-        norm = model.rows("output_norm.weight")
-        stream.finish(lambda x: run.normalize(x, norm), pool)
+        norm, bias = output_norm(model)
+        stream.finish(lambda x: run.normalize(x, norm, bias), pool)
     np.testing.assert_allclose(stream.y.reshape(expected.shape), expected, atol=1e-6)
 
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import VARIANTS, build
+from tiny_models import VARIANTS, build, describe
 
 import quantcli
-from quantcli.architectures import find_wiring
+from quantcli.architectures import find
 from quantcli.model import open_model
 from quantcli.transformer import Site, Transformer, block, hyperparameters, scratch, transformer
 
-RECORD = Path(__file__).parent / "data" / "transformer" / "logits.npz"
+RECORDS = Path(__file__).parent / "data" / "transformer"
 KEPT = [0, 1, 40, 63, 64, 65, 79]  # as in the record's own description, logits.json
 TOLERANCE = 2e-5  # of the largest logit of the token; the forward pass promises 2e-4
 
@@ -24,7 +24,8 @@ def all_logits(model: Transformer, ids: np.ndarray) -> np.ndarray:
 
 def recorded_error(folder: Path, family: str, variant: str) -> float:
     """Largest difference to the record, relative to each token's largest logit."""
-    with np.load(RECORD) as record:
+    own = RECORDS / f"logits-{family}.npz"
+    with np.load(own if own.exists() else RECORDS / "logits.npz") as record:
         ids, rows, largest, total = (
             record[f"{family}-{variant}/{part}"] for part in ("ids", "rows", "largest", "sum")
         )
@@ -56,6 +57,21 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("gemma3", "tied", {"local_rope": False}),
     ("gemma3", "tied", {"global_every": 3}),
     ("gemma3", "odd", {"logit_cap": None}),
+    ("smollm3", "tied", {"unturned_every": 0}),
+    ("smollm3", "odd", {"unturned_every": 3}),
+    ("phi3", "odd", {"rope": "norm"}),
+    ("olmo2", "mha", {"post_norms": ("post_ffw_norm", "post_attention_norm")}),
+    ("granite", "tied", {"multipliers": False}),
+    ("granite", "tied", {"logit_scale": 0}),
+    ("cohere", "tied", {"parallel": False}),
+    ("cohere", "tied", {"rope": "neox"}),
+    ("cohere", "tied", {"logit_scale": -1}),
+    ("stablelm", "gqa", {"rope": "norm"}),
+    ("stablelm", "gqa", {"parallel": True}),
+    ("starcoder2", "tied", {"activation": "silu"}),
+    ("starcoder2", "tied", {"activation": "relu2"}),
+    ("gpt_neox", "parallel", {"parallel": False}),
+    ("gpt_neox", "odd", {"parallel": True}),
 ]
 
 
@@ -63,7 +79,9 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
 def test_the_record_tells_every_wiring_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, variant: str, change: Any
 ) -> None:
-    wrong = replace(find_wiring(family), **change)
+    right = find(describe(family, variant)[0]).wiring
+    assert right is not None
+    wrong = replace(right, **change)
     monkeypatch.setattr(hyperparameters, "find_wiring", lambda name: wrong)
     folder = build(tmp_path / "source", family, variant)
     assert recorded_error(folder, family, variant) > 5 * TOLERANCE

@@ -12,6 +12,7 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+import tiny_dense
 from tiny_tokenizers import VOCAB_SIZE, write_tokenizer
 
 Shapes = dict[str, tuple[int, ...]]
@@ -168,6 +169,9 @@ VARIANTS: dict[tuple[str, str], Variant] = {
     ("gemma3", "multimodal"): Variant({"num_hidden_layers": 2}, "gemma", shards=2, multimodal=True),
 }
 
+_FAMILIES |= tiny_dense.FAMILIES
+VARIANTS |= {name: Variant(*given) for name, given in tiny_dense.VARIANTS.items()}
+
 
 def build(folder: Path, family: str, variant: str, **changes: Any) -> Path:
     """Write the checkpoint folder of a variant, its config changed, and return it."""
@@ -197,6 +201,8 @@ def describe(family: str, variant: str, **changes: Any) -> tuple[dict[str, Any],
 
 
 def _shapes(family: str, config: dict[str, Any]) -> Shapes:
+    if family in tiny_dense.FAMILIES:
+        return tiny_dense.shapes_of(family, config)
     hidden, wide = config["hidden_size"], config["intermediate_size"]
     heads = config["num_attention_heads"]
     groups = config.get("num_key_value_heads") or heads

@@ -8,17 +8,28 @@ from difflib import get_close_matches
 from typing import Any
 
 from quantcli.architectures.architecture import Architecture
+from quantcli.architectures.cohere import COHERE
 from quantcli.architectures.config import show
 from quantcli.architectures.gemma import GEMMA2, GEMMA3
+from quantcli.architectures.gpt_neox import GPT_NEOX
+from quantcli.architectures.granite import GRANITE
 from quantcli.architectures.llama import LLAMA, MISTRAL
+from quantcli.architectures.olmo import OLMO2
+from quantcli.architectures.phi import PHI3
 from quantcli.architectures.qwen import QWEN2, QWEN3
+from quantcli.architectures.smollm import SMOLLM3
+from quantcli.architectures.stablelm import STABLELM
+from quantcli.architectures.starcoder import STARCODER2
 from quantcli.architectures.tensors import OutputTensor
 from quantcli.architectures.wiring import Wiring
 from quantcli.errors import UnsupportedError
 
 __all__ = ["Architecture", "OutputTensor", "Wiring", "find", "find_wiring", "supported"]
 
-FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3)
+FAMILIES = (
+    *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3),
+    *(SMOLLM3, PHI3, OLMO2, GRANITE, COHERE, STABLELM, STARCODER2, GPT_NEOX),
+)
 
 _BY_CLASS = {name: family for family in FAMILIES for name in family.classes}
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from quantcli.architectures.config import Config, bad, show
-from quantcli.architectures.rope import RopeStyle, frequency_factors
+from quantcli.architectures.rope import RopeStyle, frequency_factors, long_factors
 from quantcli.architectures.tensors import OutputTensor, Shape, SourceTensors, Tensor
 from quantcli.architectures.wiring import Wiring
 from quantcli.errors import BadInputError, UnsupportedError
@@ -29,21 +29,26 @@ class Parameter:
     """One GGUF key "<arch>.<key>" and the config.json key that holds its value.
 
     An optional one is left out when neither the file nor the defaults have a value; `unless`
-    names a key and the value of it that leaves this one out.
+    names a key and the value of it that leaves this one out. `zero`: no value is written as 0.
     """
 
     key: str
     source: str
-    dtype: type[np.uint32] | type[np.float32] = np.uint32
+    dtype: type[np.uint32] | type[np.float32] | type[bool] = np.uint32
     optional: bool = False
     unless: tuple[str, Any] | None = None
+    zero: bool = False
 
-    def value(self, config: Config) -> np.uint32 | np.float32 | None:
+    def value(self, config: Config) -> np.uint32 | np.float32 | bool | None:
         """The checked value, None if there is none. Raises BadInputError."""
+        if self.zero and config.get(self.source) is None:
+            return self.dtype(0)
         if self.optional and config.get(self.source) is None:
             return None
         if self.unless and config.get(self.unless[0]) == self.unless[1]:
             return None
+        if self.dtype is bool:
+            return config.flag(self.source)
         if self.dtype is np.uint32:
             return np.uint32(config.count(self.source))
         return np.float32(config.number(self.source))
@@ -54,7 +59,9 @@ class Architecture:
     """One model family.
 
     classes: Hugging Face class names; gguf: general.architecture; defaults: of the configuration
-    class; accepts: the only values of a config key that llama.cpp computes (absent is fine);
+    class; aliases: another name that a config key may have, by that key; constants: "<arch>.*" keys
+    whose values are fixed; accepts: the only values of a config key that llama.cpp computes (absent
+    is fine);
     checks: what a table cannot say; block: the tensors of each block; head: None if the runtime
     reads the embedding instead, whatever the file holds; ignores: parts of source names that
     stay out; tokenizer: constant tokenizer.* keys; wiring: of the forward pass, where there is one.
@@ -66,6 +73,8 @@ class Architecture:
     parameters: tuple[Parameter, ...]
     block: tuple[Tensor, ...]
     defaults: Mapping[str, Any]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    constants: Metadata = field(default_factory=dict)
     rope: RopeStyle = field(default_factory=RopeStyle)
     embedding: Tensor = EMBEDDING
     final_norm: Tensor = FINAL_NORM
@@ -88,6 +97,7 @@ class Architecture:
             value = parameter.value(checked)
             if value is not None:
                 keys[f"{self.gguf}.{parameter.key}"] = value
+        keys |= {f"{self.gguf}.{key}": value for key, value in self.constants.items()}
         for key, value in self.rope.metadata(checked).items():
             keys[f"{self.gguf}.rope.{key}"] = value
         return keys
@@ -117,10 +127,10 @@ class Architecture:
         return [*embedding, *rope, *blocks, *final, *head]
 
     def _rope_factors(self, config: Config) -> list[OutputTensor]:
-        factors = frequency_factors(self.rope.read(config), config.count("head_dim"))
-        if factors is None:
-            return []
-        return [OutputTensor("rope_freqs.weight", factors.shape, data=factors)]
+        rope = self.rope.read(config)
+        factors = frequency_factors(rope, config.count("head_dim"))
+        named = long_factors(rope) if factors is None else {"rope_freqs": factors}
+        return [OutputTensor(f"{name}.weight", w.shape, data=w) for name, w in named.items()]
 
     def _output_head(
         self, config: Config, source: SourceTensors, embedding: OutputTensor
@@ -140,7 +150,7 @@ class Architecture:
 
     def _read(self, config: Mapping[str, Any]) -> Config:
         """The config after every check that needs no tensor."""
-        checked = Config(config, self.defaults)
+        checked = Config(config, self.defaults, self.aliases)
         for key, allowed in self.accepts.items():
             value = checked.get(key)
             if value is not None and value not in allowed:

@@ -4,6 +4,7 @@ Keys that a file leaves out take the default of the Hugging Face configuration c
 published files rely on it. A key that is present but null has no value, as in transformers.
 """
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,11 +22,21 @@ _DERIVED = {
 
 
 class Config:
-    """Checked view of one config.json; `defaults` holds the values of keys the file leaves out."""
+    """Checked view of one config.json."""
 
-    def __init__(self, values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    def __init__(
+        self,
+        values: Mapping[str, Any],
+        defaults: Mapping[str, Any],
+        aliases: Mapping[str, str] | None = None,
+    ) -> None:
+        """defaults: values of keys the file leaves out; aliases: other names that come first."""
         text = values.get("text_config")  # multimodal files keep the language model's keys inside
-        self._values = {**defaults, **values, **(text if isinstance(text, Mapping) else {})}
+        given = {**values, **(text if isinstance(text, Mapping) else {})}
+        for key, other in (aliases or {}).items():
+            if given.get(other) is not None:
+                given[key] = given[other]
+        self._values = {**defaults, **given}
 
     def get(self, key: str) -> Any:
         """The value as the file or the defaults have it, else None. Unchecked."""
@@ -55,11 +66,12 @@ class Config:
         return bool(value)
 
     def size(self, expression: str) -> int:
-        """Product of counts: "num_attention_heads*head_dim". Raises BadInputError."""
-        product = 1
-        for key in expression.split("*"):
-            product *= self.count(key)
-        return product
+        """Sum of products of counts: "2*intermediate_size". Raises BadInputError."""
+        total = 0
+        for term in expression.split("+"):
+            parts = term.split("*")
+            total += math.prod(int(p) if p.isdecimal() else self.count(p) for p in parts)
+        return total
 
     def _required(self, key: str) -> Any:
         value = self.get(key)

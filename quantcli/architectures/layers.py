@@ -3,17 +3,23 @@
 import numpy as np
 
 from quantcli.architectures.architecture import Parameter
+from quantcli.architectures.config import Config
 from quantcli.architectures.tensors import Tensor
+from quantcli.errors import UnsupportedError
 
-SIZES = (
+LENGTHS = (
     Parameter("block_count", "num_hidden_layers"),
     Parameter("context_length", "max_position_embeddings"),
     Parameter("embedding_length", "hidden_size"),
     Parameter("feed_forward_length", "intermediate_size"),
     Parameter("attention.head_count", "num_attention_heads"),
     Parameter("attention.head_count_kv", "num_key_value_heads"),
-    Parameter("attention.layer_norm_rms_epsilon", "rms_norm_eps", np.float32),
 )
+
+RMS_EPS = Parameter("attention.layer_norm_rms_epsilon", "rms_norm_eps", np.float32)
+LAYER_EPS = Parameter("attention.layer_norm_epsilon", "layer_norm_eps", np.float32)
+
+SIZES = (*LENGTHS, RMS_EPS)
 
 HEAD_DIM = (
     Parameter("attention.key_length", "head_dim"),
@@ -21,9 +27,11 @@ HEAD_DIM = (
 )
 
 
-def norm(gguf: str, source: str, size: str = "hidden_size", add: float = 0.0) -> Tensor:
+def norm(
+    gguf: str, source: str, size: str = "hidden_size", add: float = 0.0, *, bias: bool = False
+) -> Tensor:
     """A norm of each block."""
-    return Tensor(f"blk.{{}}.{gguf}", f"model.layers.{{}}.{source}", (size,), add=add)
+    return Tensor(f"blk.{{}}.{gguf}", f"model.layers.{{}}.{source}", (size,), bias, add=add)
 
 
 def attention(
@@ -60,3 +68,14 @@ def gated_mlp(*, bias: bool | None = False) -> tuple[Tensor, ...]:
         Tensor("blk.{}.ffn_up", "model.layers.{}.mlp.up_proj", wide, bias),
         Tensor("blk.{}.ffn_down", "model.layers.{}.mlp.down_proj", narrow, bias),
     )
+
+
+def equal_heads(config: Config) -> None:
+    """Refuse a head size that no key of the family's GGUF tells: UnsupportedError."""
+    size, computed = config.count("head_dim"), config.size("hidden_size")
+    if size * config.count("num_attention_heads") != computed:
+        raise UnsupportedError(
+            f"config.json: head_dim = {size} is not supported for this family (llama.cpp computes"
+            f" hidden_size / num_attention_heads = {computed}"
+            f" / {config.count('num_attention_heads')})"
+        )

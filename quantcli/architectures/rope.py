@@ -33,26 +33,35 @@ class RopeStyle:
     """What llama.cpp can express for a family.
 
     scalings: rope types besides the plain ones; local: sliding blocks have a base of their own;
-    stored: False where the runtime assumes base 10000 and no key says so.
+    stored: False where the runtime assumes base 10000 and no key says so; partial: only a share of
+    each head may turn, and a key says how much; long: longrope, whose factors are tensors.
     """
 
     scalings: tuple[str, ...] = _SCALED
     local: bool = False
     stored: bool = True
+    partial: bool = False
+    long: bool = False
 
     def metadata(self, config: Config) -> dict[str, Any]:
         """Keys below "<arch>.rope.". Raises BadInputError, UnsupportedError."""
         rope = self.read(config)
+        turning = {"dimension_count": np.uint32(rope["dimensions"])} if self.partial else {}
         if not self.stored:
-            return {}
-        keys = _scaling(rope)
+            return turning
+        keys = {**turning, **_scaling(rope)}
+        if self.long:
+            keys["scaling.original_context_length"] = np.uint32(
+                _original_context(rope["original_max_position_embeddings"])
+            )
         keys["freq_base"] = np.float32(rope["rope_theta"])
         if self.local:
             keys["freq_base_swa"] = np.float32(self._local_base(config))
         return keys
 
     def read(self, config: Config) -> Rope:
-        """The parameters of the global blocks with `rope_type` and `rope_theta` filled in.
+        """The parameters of the global blocks with `rope_type` and `rope_theta` filled in, and how
+        many of a head's `dimensions` turn.
 
         Raises BadInputError for values that make no sense, UnsupportedError for a rope type that
         llama.cpp does not compute for this family.
@@ -66,25 +75,47 @@ class RopeStyle:
             "rope_theta", config.get("rope_theta") if base is None else base
         )
         rope["rope_type"] = rope.get("rope_type") or rope.get("type") or "default"
-        known = (*_PLAIN, *self.scalings)
+        if self.long and rope["rope_type"] == "su":  # its name in older files
+            rope["rope_type"] = "longrope"
+        known = (*_PLAIN, *self.scalings, *(("longrope",) if self.long else ()))
         if rope["rope_type"] not in known:
             raise UnsupportedError(
                 f"config.json: rope type {show(rope['rope_type'])} is not supported for this"
                 f" family (supported: {', '.join(known)})"
             )
-        for rotary in (rope.get("partial_rotary_factor"), config.get("partial_rotary_factor")):
-            if rotary not in (None, 1):
-                raise UnsupportedError(
-                    f"config.json: partial_rotary_factor = {show(rotary)}, only 1 is supported"
-                )
+        rope["dimensions"] = self._dimensions(config, rope)
         if not self.stored and rope["rope_theta"] != 10000:
             raise UnsupportedError(
                 f"config.json: rope_theta = {rope['rope_theta']:g} is not supported for this"
                 " family (its GGUF has no key for another value than 10000)"
             )
+        if self.long and config.get("original_max_position_embeddings") is not None:
+            rope["original_max_position_embeddings"] = config.get(
+                "original_max_position_embeddings"
+            )
         if rope.get("original_max_position_embeddings") is None:
             rope["original_max_position_embeddings"] = config.count("max_position_embeddings")
+        if rope["rope_type"] == "longrope":
+            _stretch(rope, config)
         return rope
+
+    def _dimensions(self, config: Config, rope: Rope) -> int:
+        head_dim = config.count("head_dim")
+        given = (rope.get("partial_rotary_factor"), config.get("partial_rotary_factor"))
+        share = next((value for value in given if value is not None), 1)
+        if not self.partial:
+            for rotary in given:
+                if rotary not in (None, 1):
+                    raise UnsupportedError(
+                        f"config.json: partial_rotary_factor = {show(rotary)}, only 1 is supported"
+                    )
+        turning = int(head_dim * positive("partial_rotary_factor", share))
+        if turning % 2 or not 0 < turning <= head_dim:
+            raise bad(
+                f"partial_rotary_factor = {show(share)} turns {turning} of {head_dim} dimensions,"
+                " expected an even number of them"
+            )
+        return turning
 
     def _local_base(self, config: Config) -> float:
         local = _nested(config, "rope_parameters").get("sliding_attention") or {}
@@ -109,6 +140,8 @@ def _nested(config: Config, key: str) -> Rope:
 
 def _scaling(rope: Rope) -> dict[str, Any]:
     kind = rope["rope_type"]
+    if kind == "longrope":
+        return {"scaling.attn_factor": np.float32(rope["magnitude"])}
     if kind not in _SCALED:
         return {}
     keys: dict[str, Any] = {
@@ -116,9 +149,7 @@ def _scaling(rope: Rope) -> dict[str, Any]:
         "scaling.factor": np.float32(positive("rope factor", rope.get("factor"))),
     }
     if kind == "yarn":
-        context = rope["original_max_position_embeddings"]
-        if isinstance(context, bool) or not isinstance(context, int) or not 0 < context < 2**32:
-            raise bad(f"original_max_position_embeddings = {show(context)}")
+        context = _original_context(rope["original_max_position_embeddings"])
         keys["scaling.original_context_length"] = np.uint32(context)
         for source, name in _YARN_KEYS.items():
             value = rope.get(
@@ -127,6 +158,44 @@ def _scaling(rope: Rope) -> dict[str, Any]:
             if value is not None:
                 keys[f"scaling.{name}"] = np.float32(positive(source, value))
     return keys
+
+
+def _original_context(context: Any) -> int:
+    if isinstance(context, bool) or not isinstance(context, int) or not 0 < context < 2**32:
+        raise bad(f"original_max_position_embeddings = {show(context)}")
+    return context
+
+
+def _stretch(rope: Rope, config: Config) -> None:
+    """Fill in longrope's `magnitude` of cos and sin; llama.cpp's converter knows this one only."""
+    context = _original_context(rope["original_max_position_embeddings"])
+    stretch = config.count("max_position_embeddings") / context
+    for key, expected in (("factor", stretch), ("attention_factor", None)):
+        if rope.get(key) not in (None, expected):
+            raise UnsupportedError(
+                f"config.json: longrope with {key} = {show(rope[key])} is not supported"
+                f" (llama.cpp stretches by max_position_embeddings / {context})"
+            )
+    if context == 1:
+        raise bad("original_max_position_embeddings = 1")
+    magnitude = math.sqrt(1 + math.log(stretch) / math.log(context)) if stretch > 1 else 1.0
+    rope["magnitude"] = magnitude
+
+
+def long_factors(rope: Rope) -> dict[str, np.ndarray]:
+    """float32[dimensions/2] by tensor name: what divides longrope's frequencies beyond and within
+    the original context; {} for other rope types. Raises BadInputError.
+    """
+    if rope["rope_type"] != "longrope":
+        return {}
+    found = {}
+    for key in ("long_factor", "short_factor"):
+        values = rope.get(key)
+        if not isinstance(values, list) or len(values) != rope["dimensions"] // 2:
+            raise bad(f"{key} = {show(values)}, expected {rope['dimensions'] // 2} numbers")
+        numbers = [positive(key, value) for value in values]
+        found[f"rope_factors_{key.removesuffix('_factor')}"] = np.array(numbers, np.float32)
+    return found
 
 
 def frequency_factors(rope: Rope, head_dim: int) -> np.ndarray | None:

@@ -1,6 +1,6 @@
 """Matching a checkpoint's tensors to those of the GGUF file: names, shapes, row order."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -22,7 +22,8 @@ class Tensor:
     gguf, source: names without ".weight"; shape: config.json keys, products with "*";
     bias: False none, True always, None where the checkpoint has one; heads: the key with the
     number of heads whose rows change from rotate-half order to the adjacent pairs that ggml's
-    rope turns; add: added to every value (Gemma's norms multiply by 1 + weight).
+    rope turns; order: numbers of the source rows in their new order; add: added to every value
+    (Gemma's norms multiply by 1 + weight).
     """
 
     gguf: str
@@ -30,6 +31,7 @@ class Tensor:
     shape: tuple[str, ...]
     bias: bool | None = False
     heads: str = ""
+    order: Callable[[Config], np.ndarray] | None = None
     add: float = 0.0
 
 
@@ -124,6 +126,8 @@ class SourceTensors:
         rows = None
         if tensor.heads:
             rows = _paired_rows(expected[0], self._config.count(tensor.heads))
+        elif tensor.order:
+            rows = tensor.order(self._config)
         return OutputTensor(gguf, expected, original, rows, tensor.add)
 
 

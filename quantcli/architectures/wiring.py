@@ -17,6 +17,11 @@ SITES = MappingProxyType(
     }
 )
 
+# The same where one tensor holds the rows of several: q, k, v, and gate before up.
+FUSED_QKV = MappingProxyType({**SITES, "attn": ("attn_qkv",)})
+FUSED_GATE = MappingProxyType({**SITES, "ffn": ("ffn_up",)})
+FUSED = MappingProxyType({**FUSED_QKV, "ffn": ("ffn_up",)})
+
 # What a scale of an input's columns can be divided out of, without a change to the function: a norm
 # right before the linears, or a linear whose rows become the columns. Attention is linear in v (a
 # kv head's row becomes a column of each query head of its group), a gated mlp in up.
@@ -31,14 +36,29 @@ FOLDS = MappingProxyType(
 )
 
 
+def folds_without(*sites: str, fused_qkv: bool = False) -> Mapping[str, str]:
+    """FOLDS but for `sites`; the rows of v may be inside attn_qkv."""
+    fused = {"attn_output": "attn_qkv"} if fused_qkv else {}
+    kept = {site: before for site, before in {**FOLDS, **fused}.items() if site not in sites}
+    return MappingProxyType(kept)
+
+
 @dataclass(frozen=True)
 class Wiring:
     """A decoder block x += attention(norm(x)); x += gated_mlp(norm(x)), and what differs from it.
 
-    rope: which dimensions of a head turn together, "norm" neighbours, "neox" the two halves;
-    activation: of the gate, "silu" or "gelu" (tanh form); sites: linears by shared input; folds: by
-    site, what stands before it and can take a scale; post_norms: norms of what attention and mlp
-    return, "" without; qk_norm: norms of each head of q and k; scaled_embedding: times
+    rope: which dimensions of a head turn together, "norm" neighbours, "neox" the two halves, ""
+    none; partial_rope: the file may say that only the first dimensions turn; unturned_every: every
+    n-th block does not turn at all (0: all do); activation: of the gate, or of up without a gate:
+    "silu", "gelu" (tanh form) or "relu2" (its square); gated: the mlp has a gate; sites: linears by
+    shared input, where attn_qkv holds q, k, v, and ffn_up without an ffn_gate beside it holds gate
+    and up; folds: by site, what stands before it and can take a scale; norm: "rms", or "layer",
+    which subtracts the mean; norm_bias: norms have a bias; norms: those before attention and mlp,
+    "" without; post_norms: norms of what attention and mlp return, "" without; parallel: the mlp
+    reads what the attention reads, not what it made, None: the file says so; qk_norm: norms of each
+    head of q and k; joint_qk_norm: they span all heads; multipliers: the file may say scales of the
+    embedding, of what attention and mlp add, and of attention scores; logit_scale: the power (1 or
+    -1) of the file's scale that logits are multiplied by, 0 none; scaled_embedding: times
     sqrt(n_embd); wide_blocks: the number of blocks of the one model that scales attention by hidden
     size per head instead of head size; global_every: every n-th block sees the whole context, the
     others a window (0: all see all); window: its length unless the file says; local_rope: sliding
@@ -47,11 +67,21 @@ class Wiring:
     """
 
     rope: str
+    partial_rope: bool = False
+    unturned_every: int = 0
     activation: str = "silu"
+    gated: bool = True
     sites: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: SITES)
     folds: Mapping[str, str] = field(default_factory=lambda: FOLDS)
+    norm: str = "rms"
+    norm_bias: bool = False
+    norms: tuple[str, str] = ("attn_norm", "ffn_norm")
     post_norms: tuple[str, str] = ("", "")
+    parallel: bool | None = False
     qk_norm: bool = False
+    joint_qk_norm: bool = False
+    multipliers: bool = False
+    logit_scale: int = 0
     scaled_embedding: bool = False
     wide_blocks: int | None = None
     global_every: int = 0

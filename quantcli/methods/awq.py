@@ -14,7 +14,7 @@ import numpy as np
 from quantcli.tensor_types import TensorType
 from quantcli.transformer.block import Site, sites_of
 from quantcli.transformer.hyperparameters import Hyperparameters
-from quantcli.transformer.layout import HEAD
+from quantcli.transformer.layout import HEAD, fused_gate
 from quantcli.transformer.rounding import round_like_llama_cpp
 
 Kinds = Mapping[str, TensorType]
@@ -88,7 +88,7 @@ def apply_fold(weights: dict[str, np.ndarray], fold: Fold, s: np.ndarray) -> Non
 
 def _divide_producer(weights: dict[str, np.ndarray], fold: Fold, s: np.ndarray) -> None:
     """Divide what stands before the linears, so that the function stays the same."""
-    shared = np.empty(fold.sources.max() + 1, np.float32)
+    shared = np.ones(len(weights[f"{fold.producer}.weight"]), np.float32)
     shared[fold.sources] = s
     if not np.array_equal(shared[fold.sources], s):
         raise RuntimeError(f"{fold.site.name}: columns from one row of {fold.producer} differ in s")
@@ -130,10 +130,15 @@ def search(
 
 
 def _sources(sizes: Hyperparameters, producer: str) -> np.ndarray:
-    if producer == "attn_v":
+    """Where a producer's rows become an input's columns; v and up are the last of fused rows."""
+    if producer in ("attn_v", "attn_qkv"):
         rows = np.arange(sizes.n_head_kv * sizes.head_dim).reshape(sizes.n_head_kv, -1)
+        if producer == "attn_qkv":
+            rows += (sizes.n_head + sizes.n_head_kv) * sizes.head_dim
         return np.repeat(rows, sizes.n_head // sizes.n_head_kv, axis=0).reshape(-1)
-    return np.arange(sizes.n_ff if producer == "ffn_up" else sizes.n_embd)
+    if producer == "ffn_up":
+        return np.arange(sizes.n_ff) + (sizes.n_ff if fused_gate(sizes) else 0)
+    return np.arange(sizes.n_embd)
 
 
 def _spread(w: np.ndarray) -> np.ndarray:

@@ -28,7 +28,13 @@ from quantcli.progress import Progress
 from quantcli.tensor_types import TensorType
 from quantcli.transformer import Transformer
 from quantcli.transformer.backward import gradients
-from quantcli.transformer.layout import EMBEDDING, HEAD, OUTPUT_NORM
+from quantcli.transformer.layout import (
+    EMBEDDING,
+    HEAD,
+    OUTPUT_NORM,
+    OUTPUT_NORM_BIAS,
+    output_norm,
+)
 
 LOOKUP_WINDOWS = 12
 HELD_SHARE, MOST_HELD = 8, 4  # one window in 8, at least one of two, but 4 are enough
@@ -118,6 +124,8 @@ class Sequential:
             yield from self._embedding(pool)
         elif name == OUTPUT_NORM:
             yield self._output_norm(pool)
+        elif name == OUTPUT_NORM_BIAS:
+            yield self._part(name, np.atleast_2d(self._model.rows(name) / self._head_scales))
         elif name == HEAD:
             yield from self._head(pool)
         else:
@@ -158,10 +166,10 @@ class Sequential:
 
     def _output_norm(self, pool: ThreadPoolExecutor) -> Part:
         """The norm before the head, which takes the scales of the head's columns."""
-        norm = self._model.rows(OUTPUT_NORM)
+        norm, bias = output_norm(self._model)
         streams = [self._float, *(output.stream for output in self._outputs)]
         for stream in streams:
-            stream.finish(partial(self._run.normalize, weight=norm), pool)
+            stream.finish(partial(self._run.normalize, weight=norm, bias=bias), pool)
         fold = head_fold(self._run.sizes, tied=HEAD not in self._model.shapes)
         if self._method.folds and fold:
             step = -(-self._run.n_vocab // ROWS)

@@ -41,8 +41,11 @@ class Stream:
 
         def work(x: np.ndarray, y: np.ndarray) -> np.ndarray:
             outputs = [block.linear(name, y) for name in block.sites[short].weights]
-            left = block.leave(short, x, outputs)
-            return block.enter(SECOND_HALF[short], x) if short in SECOND_HALF else left
+            if short not in SECOND_HALF:
+                return block.leave(short, x, outputs)
+            seen = block.seen_by_mlp(x)
+            block.leave(short, x, outputs)
+            return block.enter(SECOND_HALF[short], seen)
 
         following = order[order.index(short) + 1 :]
         width = block.width(following[0]) if following else 0

@@ -62,11 +62,11 @@ def measuring_memory(shapes: Mapping[str, tuple[int, ...]], tokens: int) -> int:
 
     The Hessians of a block, and for gradients the hidden states of `tokens` before each block.
     """
-    sites = ("attn_q", "attn_output", "ffn_up", "ffn_down")
-    found = [shapes[f"blk.0.{site}.weight"][-1] for site in sites]
+    found = [n_embd := shapes["token_embd.weight"][-1], n_embd]
+    found += [shapes[f"blk.0.{site}.weight"][-1] for site in ("attn_output", "ffn_down")]
     hessians = 4 * (sum(n * n for n in found) + 2 * max(found) ** 2)
-    n_block = sum(name.endswith(".attn_q.weight") for name in shapes)
-    states = 4 * tokens * shapes["token_embd.weight"][-1] * (n_block + 1)
+    n_block = sum(name.endswith(".attn_output.weight") for name in shapes)
+    states = 4 * tokens * n_embd * (n_block + 1)
     return hessians + min(states, IN_MEMORY)
 
 

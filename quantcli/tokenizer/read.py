@@ -34,7 +34,14 @@ from quantcli.tokenizer.wordpiece import wordpiece_metadata
 Metadata = dict[str, Any]
 
 GGML = "tokenizer.ggml"
-LLAMA_CLASSES = ("LlamaForCausalLM", "MistralForCausalLM", "LlamaModel", "MixtralForCausalLM")
+LLAMA_CLASSES = (
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+    "LlamaModel",
+    "MixtralForCausalLM",
+    "SmolLM3ForCausalLM",
+    "GraniteForCausalLM",
+)
 # The converter recognises two families by the size of their vocabulary alone.
 CODE_LLAMA, GRANITE = 32016, 49152
 # Files of tokenizers that only their own code can read, or that transformers can convert.

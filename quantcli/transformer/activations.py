@@ -15,14 +15,31 @@ def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
     return y
 
 
-def gate(activation: str, gated: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """activation(gated) * up, in place of `gated` float32 [rows, n]."""
-    function = {"silu": _silu, "gelu": _gelu}[activation]
+def layer_norm(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float
+) -> np.ndarray:
+    """rms_norm of x - mean(x) over the last axis, plus bias."""
+    y = rms_norm(centred(x), weight, eps)
+    if bias is not None:
+        y += bias
+    return y
+
+
+def centred(x: np.ndarray) -> np.ndarray:
+    """x - mean(x) over the last axis."""
+    centre: np.ndarray = x - x.mean(axis=-1, keepdims=True)
+    return centre
+
+
+def gate(activation: str, gated: np.ndarray, up: np.ndarray | None) -> np.ndarray:
+    """activation(gated) * up, in place of `gated` float32 [rows, n]; without `up` no product."""
+    function = {"silu": _silu, "gelu": _gelu, "relu2": _relu2}[activation]
     step = max(1, RUN_VALUES // gated.shape[1])
     for start in range(0, len(gated), step):
         rows = gated[start : start + step]
         function(rows)
-        rows *= up[start : start + step]
+        if up is not None:
+            rows *= up[start : start + step]
     return gated
 
 
@@ -42,3 +59,9 @@ def _gelu(x: np.ndarray) -> None:
     x *= np.float32(0.5)
     inner *= x
     x += inner
+
+
+def _relu2(x: np.ndarray) -> None:
+    """max(x, 0)^2."""
+    np.maximum(x, 0, out=x)
+    x *= x

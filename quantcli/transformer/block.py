@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantcli.errors import BadInputError
-from quantcli.transformer.activations import gate, rms_norm
+from quantcli.transformer.activations import gate, layer_norm, rms_norm
 from quantcli.transformer.attention import attention
 from quantcli.transformer.hyperparameters import Hyperparameters
 from quantcli.transformer.rope import rotate
@@ -68,13 +68,19 @@ class Block:
         `tap` is called with each site and its input [tokens, n_in], before any rounding.
         Raises BadInputError naming the site whose input is not finite.
         """
-        self._walk(ATTENTION, x, tap)
-        flat = x.reshape(1, -1, x.shape[-1])
+        seen = self.seen_by_mlp(x)
+        self._walk(ATTENTION, x, x, tap)
+        flat, seen = (a.reshape(1, -1, x.shape[-1]) for a in (x, seen))
         for start in range(0, flat.shape[1], TILE_TOKENS):  # a long window's mlp is wide
-            self._walk(MLP, flat[:, start : start + TILE_TOKENS], tap)
+            tile = slice(start, start + TILE_TOKENS)
+            self._walk(MLP, flat[:, tile], seen[:, tile], tap)
 
-    def _walk(self, half: tuple[str, ...], x: np.ndarray, tap: Tap) -> None:
-        y = self.enter(half[0], x)
+    def seen_by_mlp(self, x: np.ndarray) -> np.ndarray:
+        """x itself, which attention is about to change, or where the mlp is beside it a copy."""
+        return x.copy() if self._sizes.parallel else x
+
+    def _walk(self, half: tuple[str, ...], x: np.ndarray, seen: np.ndarray, tap: Tap) -> None:
+        y = self.enter(half[0], seen)
         for short in half:
             site = self.sites[short]
             check_finite(y, site.name)
@@ -96,8 +102,9 @@ class Block:
 
     def enter(self, short: str, x: np.ndarray) -> np.ndarray:
         """The input [tokens, n_in] of a site that begins a half of the block."""
-        norm = {"attn": "attn_norm", "ffn": "ffn_norm"}[short]
-        return self._norm(x.reshape(-1, x.shape[-1]), norm)
+        norm = dict(zip(("attn", "ffn"), self._wiring.norms, strict=True))[short]
+        flat = x.reshape(-1, x.shape[-1])
+        return self._norm(flat, norm) if norm else flat.copy()  # x is about to change
 
     def leave(self, short: str, x: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
         """What becomes of the outputs of a site's linears: the input of the site that follows.
@@ -107,18 +114,23 @@ class Block:
         if short == "attn":
             return self._attention(outputs, x.shape[:2])
         if short == "ffn":
-            gated, up = outputs
-            return gate(self._wiring.activation, gated, up)
+            return gate(self._wiring.activation, *gate_and_up(outputs, self._wiring.gated))
         post_norm = dict(zip(("attn_output", "ffn_down"), self._wiring.post_norms, strict=True))
         flat = x.reshape(-1, x.shape[-1])
-        flat += self._norm(outputs[0], post_norm[short])
+        added = self._norm(outputs[0], post_norm[short])
+        if self._sizes.residual_scale != 1:
+            added = added * np.float32(self._sizes.residual_scale)
+        flat += added
         return flat
 
     def _attention(self, projected: list[np.ndarray], windows: tuple[int, ...]) -> np.ndarray:
-        q, k, v = (y.reshape(*windows, -1, self._sizes.head_dim) for y in projected)
-        if self._wiring.qk_norm:
-            q, k = self._norm(q, "attn_q_norm"), self._norm(k, "attn_k_norm")
-        q = rotate(q, self._rope_q, self._wiring.rope)
+        q, k, v = split_heads(projected, self._sizes)
+        if self._wiring.joint_qk_norm:
+            q, k = self._norm_heads(q, "attn_q_norm"), self._norm_heads(k, "attn_k_norm")
+        q, k, v = (y.reshape(*windows, -1, self._sizes.head_dim) for y in (q, k, v))
+        if self._wiring.qk_norm and not self._wiring.joint_qk_norm:
+            q, k = self._norm_heads(q, "attn_q_norm"), self._norm_heads(k, "attn_k_norm")
+        q = rotate(q, self._rope_q, self._wiring.rope, self._sizes.attention_scale)
         k = rotate(k, self._rope_k, self._wiring.rope)
         out = np.empty_like(q)
         cap = self._sizes.attention_cap
@@ -129,6 +141,14 @@ class Block:
     def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
         if not name:
             return x
+        weight = self.weights[f"{self._prefix}{name}.weight"]
+        if self._wiring.norm == "rms":
+            return rms_norm(x, weight, self._sizes.eps)
+        return layer_norm(
+            x, weight, self.weights.get(f"{self._prefix}{name}.bias"), self._sizes.eps
+        )
+
+    def _norm_heads(self, x: np.ndarray, name: str) -> np.ndarray:
         return rms_norm(x, self.weights[f"{self._prefix}{name}.weight"], self._sizes.eps)
 
     def linear(self, name: str, x: np.ndarray) -> np.ndarray:
@@ -140,6 +160,24 @@ class Block:
         if bias is not None:
             y += bias
         return y
+
+
+def split_heads(projected: list[np.ndarray], sizes: Hyperparameters) -> list[np.ndarray]:
+    """q, k, v [tokens, n] of what the linears of the first site return, one or three."""
+    if len(projected) > 1:
+        return projected
+    q, kv = sizes.n_head * sizes.head_dim, sizes.n_head_kv * sizes.head_dim
+    return np.split(projected[0], [q, q + kv], axis=1)
+
+
+def gate_and_up(outputs: list[np.ndarray], gated: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Of what the linears of "ffn" return: (gate, up), or what has no gate and None."""
+    if len(outputs) == 2:
+        return outputs[0], outputs[1]
+    if not gated:
+        return outputs[0], None
+    gate_half, up = np.split(outputs[0], 2, axis=1)
+    return gate_half, up
 
 
 def check_finite(x: np.ndarray, where: str) -> None:

@@ -5,10 +5,12 @@ from functools import partial
 
 import numpy as np
 
+from quantcli.transformer.block import gate_and_up, split_heads
 from quantcli.transformer.derivatives import (
     Pull,
     attention_and_pull,
     gate_and_pull,
+    layer_norm_and_pull,
     norm_and_pull,
     rotate_and_pull,
 )
@@ -41,27 +43,44 @@ class BlockPass:
     def run(self, x: np.ndarray) -> tuple[np.ndarray, Pull]:
         """Hidden states [windows, n_ctx, n_embd] after the block; x stays."""
         after_attention, after_mlp = self._wiring.post_norms
+        before_attention, before_mlp = self._wiring.norms
         flat = x.reshape(-1, x.shape[-1])
         attend = partial(self._attention, x.shape[:2])
-        y, pull_attention = self._add(flat, "attn_norm", attend, after_attention)
-        y, pull_mlp = self._add(y, "ffn_norm", self._mlp, after_mlp)
+        added, pull_attention = self._half(flat, before_attention, attend, after_attention)
+        between = flat + added
+        seen = flat if self._sizes.parallel else between
+        added, pull_mlp = self._half(seen, before_mlp, self._mlp, after_mlp)
 
         def pull(dy: np.ndarray) -> np.ndarray:
-            return pull_attention(pull_mlp(dy.reshape(flat.shape))).reshape(x.shape)
+            dy = dy.reshape(flat.shape)
+            dmlp = pull_mlp(dy)
+            if self._sizes.parallel:
+                return (dy + pull_attention(dy) + dmlp).reshape(x.shape)
+            dy = dy + dmlp
+            return (dy + pull_attention(dy)).reshape(x.shape)
 
-        return y.reshape(x.shape), pull
+        return (between + added).reshape(x.shape), pull
 
-    def _add(self, x: np.ndarray, before: str, layer: Layer, after: str) -> tuple[np.ndarray, Pull]:
-        """x + after(layer(before(x)))."""
+    def _half(
+        self, x: np.ndarray, before: str, layer: Layer, after: str
+    ) -> tuple[np.ndarray, Pull]:
+        """after(layer(before(x))), scaled: what a half of the block adds."""
         y, pull_before = self._norm(x, before)
         y, pull_layer = layer(y)
         y, pull_after = self._norm(y, after)
-        return x + y, lambda dy: dy + pull_before(pull_layer(pull_after(dy)))
+        scale = self._sizes.residual_scale
+        if scale == 1:
+            return y, lambda dy: pull_before(pull_layer(pull_after(dy)))
+        factor = np.float32(scale)
+        return y * factor, lambda dy: pull_before(pull_layer(pull_after(dy * factor)))
 
     def _attention(self, windows: tuple[int, ...], x: np.ndarray) -> tuple[np.ndarray, Pull]:
         projected, pull_projections = self._linears("attn", x)
-        q, k, v = (y.reshape(*windows, -1, self._sizes.head_dim) for y in projected)
-        (q, pull_q), (k, pull_k) = self._place(q, "q"), self._place(k, "k")
+        heads = (*windows, -1, self._sizes.head_dim)
+        parts = split_heads(projected, self._sizes)
+        q, pull_q = self._place(parts[0], heads, "q")
+        k, pull_k = self._place(parts[1], heads, "k")
+        v = parts[2].reshape(heads)
         cap = self._sizes.attention_cap
         attend = partial(attention_and_pull, window=self._window, cap=cap)
         mixed, pulls = zip(*map(attend, q, k, v), strict=True)
@@ -71,24 +90,46 @@ class BlockPass:
             dmixed = pull_output([dy]).reshape(q.shape)
             parts = zip(*(back(d) for back, d in zip(pulls, dmixed, strict=True)), strict=True)
             dq, dk, dv = map(np.stack, parts)
-            return pull_projections([d.reshape(len(x), -1) for d in (pull_q(dq), pull_k(dk), dv)])
+            flat = [pull_q(dq), pull_k(dk), dv.reshape(len(x), -1)]
+            return pull_projections(flat if len(projected) > 1 else [np.concatenate(flat, axis=1)])
 
         return y, pull
 
-    def _place(self, x: np.ndarray, which: str) -> tuple[np.ndarray, Pull]:
-        """q or k [windows, n_ctx, heads, head_dim]: normed where the wiring says so, turned."""
-        x, pull_norm = self._norm(x, f"attn_{which}_norm" if self._wiring.qk_norm else "")
-        x, pull_turn = rotate_and_pull(x, self._rope[which], self._wiring.rope)
-        return x, lambda dy: pull_norm(pull_turn(dy))
+    def _place(self, x: np.ndarray, heads: tuple[int, ...], which: str) -> tuple[np.ndarray, Pull]:
+        """q or k as [windows, n_ctx, heads, head_dim]: normed where the wiring says so, turned."""
+        flat = x.shape
+        normed = x if self._wiring.joint_qk_norm else x.reshape(heads)
+        normed, pull_norm = self._norm_heads(normed, f"attn_{which}_norm")
+        rest = self._sizes.attention_scale if which == "q" else 1.0
+        y, pull_turn = rotate_and_pull(
+            normed.reshape(heads), self._rope[which], self._wiring.rope, rest
+        )
+        return y, lambda dy: pull_norm(pull_turn(dy).reshape(normed.shape)).reshape(flat)
 
     def _mlp(self, x: np.ndarray) -> tuple[np.ndarray, Pull]:
-        (gated, up), pull_both = self._linears("ffn", x)
-        y, pull_gate = gate_and_pull(self._wiring.activation, gated, up)
+        outputs, pull_all = self._linears("ffn", x)
+        y, pull_gate = gate_and_pull(
+            self._wiring.activation, *gate_and_up(outputs, self._wiring.gated)
+        )
         (y,), pull_down = self._linears("ffn_down", y)
-        return y, lambda dy: pull_both(pull_gate(pull_down([dy])))
+
+        def pull(dy: np.ndarray) -> np.ndarray:
+            parts = pull_gate(pull_down([dy]))
+            return pull_all(parts if len(outputs) > 1 else [np.concatenate(parts, axis=1)])
+
+        return y, pull
 
     def _norm(self, x: np.ndarray, name: str) -> tuple[np.ndarray, Pull]:
         if not name:
+            return x, lambda dy: dy
+        weight = self._weights[f"{self._prefix}{name}.weight"]
+        if self._wiring.norm == "rms":
+            return norm_and_pull(x, weight, self._sizes.eps)
+        bias = self._weights.get(f"{self._prefix}{name}.bias")
+        return layer_norm_and_pull(x, weight, bias, self._sizes.eps)
+
+    def _norm_heads(self, x: np.ndarray, name: str) -> tuple[np.ndarray, Pull]:
+        if not self._wiring.qk_norm:
             return x, lambda dy: dy
         return norm_and_pull(x, self._weights[f"{self._prefix}{name}.weight"], self._sizes.eps)
 

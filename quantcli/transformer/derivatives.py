@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from quantcli.transformer.activations import RUN_VALUES, gate, rms_norm
+from quantcli.transformer.activations import RUN_VALUES, centred, gate, rms_norm
 from quantcli.transformer.attention import (
     attention,
     query_tiles,
@@ -37,24 +37,34 @@ def norm_and_pull(x: np.ndarray, weight: np.ndarray, eps: float) -> tuple[np.nda
     return rms_norm(x, weight, eps), pull
 
 
-def rotate_and_pull(x: np.ndarray, table: np.ndarray, style: str) -> tuple[np.ndarray, Pull]:
+def layer_norm_and_pull(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, eps: float
+) -> tuple[np.ndarray, Pull]:
+    """See layer_norm."""
+    y, pull = norm_and_pull(centred(x), weight, eps)
+    return y if bias is None else y + bias, lambda dy: centred(pull(dy))
+
+
+def rotate_and_pull(
+    x: np.ndarray, table: np.ndarray, style: str, rest: float = 1.0
+) -> tuple[np.ndarray, Pull]:
     """See rotate: turned back by the opposite angles."""
     back = table * np.array([1, -1], table.dtype).reshape(2, 1, 1, 1)
-    return rotate(x, table, style), lambda dy: rotate(dy, back, style)
+    return rotate(x, table, style, rest), lambda dy: rotate(dy, back, style, rest)
 
 
 def gate_and_pull(
-    activation: str, gated: np.ndarray, up: np.ndarray
-) -> tuple[np.ndarray, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]]:
-    """See gate, but not in place; pull returns the gradients of gated and up."""
-    slope = {"silu": _silu_slope, "gelu": _gelu_slope}[activation]
+    activation: str, gated: np.ndarray, up: np.ndarray | None
+) -> tuple[np.ndarray, Callable[[np.ndarray], list[np.ndarray]]]:
+    """See gate, but not in place; pull returns the gradients of gated and, if there is one, up."""
+    slope = {"silu": _silu_slope, "gelu": _gelu_slope, "relu2": _relu2_slope}[activation]
 
-    def pull(dy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        dgated = dy * up
+    def pull(dy: np.ndarray) -> list[np.ndarray]:
+        dgated = dy.copy() if up is None else dy * up
         step = max(1, RUN_VALUES // gated.shape[1])
         for start in range(0, len(gated), step):
             dgated[start : start + step] *= slope(gated[start : start + step])
-        return dgated, gate(activation, gated.copy(), dy)
+        return [dgated] if up is None else [dgated, gate(activation, gated.copy(), dy)]
 
     return gate(activation, gated.copy(), up), pull
 
@@ -74,6 +84,12 @@ def _gelu_slope(x: np.ndarray) -> np.ndarray:
     t = np.tanh(c * x * (1 + np.float32(0.044715) * square))
     inner = c * (1 + np.float32(3 * 0.044715) * square)
     return np.float32(0.5) * (1 + t) * (1 + x * (1 - t) * inner)
+
+
+def _relu2_slope(x: np.ndarray) -> np.ndarray:
+    """2 max(x, 0)."""
+    slope: np.ndarray = 2 * np.maximum(x, 0)
+    return slope
 
 
 def attention_and_pull(

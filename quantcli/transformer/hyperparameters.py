@@ -16,7 +16,11 @@ _MAX_BLOCKS = 512  # LLAMA_MAX_LAYERS
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """Sizes in llama.cpp's words; `windows` holds each block's sliding window, 0 for none."""
+    """Sizes in llama.cpp's words; `windows` holds each block's sliding window, 0 for none.
+
+    n_rot: the dimensions of a head that rope turns; parallel: see Wiring; residual_scale: of what
+    attention and mlp add.
+    """
 
     wiring: Wiring
     n_embd: int
@@ -24,6 +28,7 @@ class Hyperparameters:
     n_head: int
     n_head_kv: int
     head_dim: int
+    n_rot: int
     n_ctx: int
     eps: float
     windows: tuple[int, ...]
@@ -31,8 +36,11 @@ class Hyperparameters:
     local_rope: Rope
     attention_scale: float
     embedding_scale: float
+    residual_scale: float
+    logit_scale: float
     attention_cap: float
     logit_cap: float
+    parallel: bool
 
     @property
     def n_block(self) -> int:
@@ -57,15 +65,29 @@ def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
             f"metadata: block_count = {n_block}, head_count = {n_head}, head_count_kv ="
             f" {n_head_kv}, key_length = {head_dim} contradict each other"
         )
-    for key in ("attention.value_length", "rope.dimension_count"):
-        if keys.count(key, head_dim) != head_dim:
+    n_rot = keys.count("rope.dimension_count", head_dim)
+    for key, partial in (
+        ("attention.value_length", False),
+        ("rope.dimension_count", wiring.partial_rope),
+    ):
+        found = keys.count(key, head_dim)
+        if found != head_dim and not (partial and found < head_dim and found % 2 == 0):
             raise UnsupportedError(
-                f"metadata: {keys.name(key)} = {keys.count(key)} differs from the head size"
+                f"metadata: {keys.name(key)} = {found} differs from the head size"
                 f" {head_dim}: the forward pass does not compute that, converting works"
             )
-    rope = Rope.read(keys, head_dim)
-    local = Rope(rope.head_dim, keys.number("rope.freq_base_swa", 10000.0))
+    rope = Rope.read(keys, n_rot)
+    local = Rope(n_rot, keys.number("rope.freq_base_swa", 10000.0))
     wide = n_block == wiring.wide_blocks
+    embedding_scale, residual_scale, attention_scale = (
+        keys.number(key, default) if wiring.multipliers else default
+        for key, default in (
+            ("embedding_scale", math.sqrt(n_embd) if wiring.scaled_embedding else 1.0),
+            ("residual_scale", 1.0),
+            ("attention.scale", 1 / math.sqrt(n_embd // n_head if wide else head_dim)),
+        )
+    )
+    eps = {"rms": "layer_norm_rms_epsilon", "layer": "layer_norm_epsilon"}[wiring.norm]
     return Hyperparameters(
         wiring=wiring,
         n_embd=n_embd,
@@ -73,15 +95,19 @@ def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
         n_head=n_head,
         n_head_kv=n_head_kv,
         head_dim=head_dim,
+        n_rot=n_rot,
         n_ctx=keys.count("context_length"),
-        eps=keys.number("attention.layer_norm_rms_epsilon"),
+        eps=keys.number(f"attention.{eps}"),
         windows=_windows(keys, wiring, n_block),
         rope=rope,
         local_rope=local if wiring.local_rope else rope,
-        attention_scale=1 / math.sqrt(n_embd // n_head if wide else head_dim),
-        embedding_scale=math.sqrt(n_embd) if wiring.scaled_embedding else 1.0,
+        attention_scale=attention_scale,
+        embedding_scale=embedding_scale,
+        residual_scale=residual_scale,
+        logit_scale=keys.number("logit_scale", 1.0) ** wiring.logit_scale,
         attention_cap=_cap(keys, "attn_logit_softcapping", wiring.attention_cap),
         logit_cap=_cap(keys, "final_logit_softcapping", wiring.logit_cap),
+        parallel=keys.flag("use_parallel_residual") if wiring.parallel is None else wiring.parallel,
     )
 
 
@@ -113,6 +139,13 @@ class _Keys:
         if not isinstance(value, np.integer) or not 0 < value < 2**31:
             raise BadInputError(f"metadata: {self.name(key)} = {value!r:.80} is not a count")
         return int(value)
+
+    def flag(self, key: str) -> bool:
+        """True or false. Raises BadInputError."""
+        value = self.get(key)
+        if not isinstance(value, bool | np.bool_):
+            raise BadInputError(f"metadata: {self.name(key)} = {value!r:.80} is not true or false")
+        return bool(value)
 
     def number(self, key: str, default: float | None = None) -> float:
         """A finite number above 0. Raises BadInputError."""

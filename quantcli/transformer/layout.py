@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from quantcli.errors import BadInputError, UnsupportedError
 from quantcli.model import Model
 from quantcli.transformer.hyperparameters import Hyperparameters
@@ -9,7 +11,10 @@ from quantcli.transformer.hyperparameters import Hyperparameters
 Shape = tuple[int, ...]
 
 EMBEDDING, OUTPUT_NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
+OUTPUT_NORM_BIAS = "output_norm.bias"
+# One set of factors, or one for windows within the original context and one for longer ones.
 ROPE_FACTORS = "rope_freqs.weight"
+ROPE_SHORT, ROPE_LONG = "rope_factors_short.weight", "rope_factors_long.weight"
 
 
 def check_tensors(model: Model, sizes: Hyperparameters) -> None:
@@ -18,8 +23,15 @@ def check_tensors(model: Model, sizes: Hyperparameters) -> None:
     Raises BadInputError naming the tensor; UnsupportedError for one that nothing would read.
     """
     n_vocab = model.shapes.get(EMBEDDING, (0,))[0]
-    required = {EMBEDDING: (n_vocab, sizes.n_embd), OUTPUT_NORM: (sizes.n_embd,)}
-    optional = {HEAD: (n_vocab, sizes.n_embd), ROPE_FACTORS: (sizes.head_dim // 2,)}
+    required: dict[str, Shape] = {
+        EMBEDDING: (n_vocab, sizes.n_embd),
+        OUTPUT_NORM: (sizes.n_embd,),
+    }
+    if sizes.wiring.norm_bias:
+        required[OUTPUT_NORM_BIAS] = (sizes.n_embd,)
+    optional: dict[str, Shape] = {HEAD: (n_vocab, sizes.n_embd)}
+    for factors in (ROPE_FACTORS, ROPE_SHORT, ROPE_LONG):
+        optional[factors] = (sizes.n_rot // 2,)
     for number in range(sizes.n_block):
         required |= {f"blk.{number}.{name}": shape for name, shape in _block(sizes)}
         optional |= {f"blk.{number}.{name}": shape for name, shape in _biases(sizes)}
@@ -39,6 +51,24 @@ def check_tensors(model: Model, sizes: Hyperparameters) -> None:
             )
 
 
+def rope_factors(model: Model, sizes: Hyperparameters, n_ctx: int) -> np.ndarray | None:
+    """What divides the frequencies of rope in windows of n_ctx tokens, None for nothing.
+
+    llama.cpp takes the long factors when the context it allocates is longer than the original one.
+    """
+    short = n_ctx <= sizes.rope.original_context
+    for name in (ROPE_FACTORS, ROPE_SHORT if short else ROPE_LONG):
+        if name in model.shapes:
+            return model.rows(name)
+    return None
+
+
+def output_norm(model: Model) -> tuple[np.ndarray, np.ndarray | None]:
+    """Weight and, where there is one, bias of the norm before the head."""
+    bias = model.rows(OUTPUT_NORM_BIAS) if OUTPUT_NORM_BIAS in model.shapes else None
+    return model.rows(OUTPUT_NORM), bias
+
+
 def head_name(model: Model) -> str:
     """The tensor that turns hidden states into logits: the embedding, when they are tied."""
     return HEAD if HEAD in model.shapes else EMBEDDING
@@ -46,11 +76,14 @@ def head_name(model: Model) -> str:
 
 def _block(sizes: Hyperparameters) -> Iterator[tuple[str, Shape]]:
     wiring = sizes.wiring
-    for name in ("attn_norm", "ffn_norm", *filter(None, wiring.post_norms)):
+    for name in dict.fromkeys(filter(None, (*wiring.norms, *wiring.post_norms))):
         yield f"{name}.weight", (sizes.n_embd,)
+        if wiring.norm_bias:
+            yield f"{name}.bias", (sizes.n_embd,)
     if wiring.qk_norm:
-        yield "attn_q_norm.weight", (sizes.head_dim,)
-        yield "attn_k_norm.weight", (sizes.head_dim,)
+        heads = (sizes.n_head, sizes.n_head_kv) if wiring.joint_qk_norm else (1, 1)
+        yield "attn_q_norm.weight", (heads[0] * sizes.head_dim,)
+        yield "attn_k_norm.weight", (heads[1] * sizes.head_dim,)
     for name, shape in _linears(sizes).items():
         yield f"{name}.weight", shape
 
@@ -60,15 +93,21 @@ def _biases(sizes: Hyperparameters) -> Iterator[tuple[str, Shape]]:
         yield f"{name}.bias", shape[:1]
 
 
+def fused_gate(sizes: Hyperparameters) -> bool:
+    """The first rows of ffn_up are the gate."""
+    return sizes.wiring.gated and sizes.wiring.sites["ffn"] == ("ffn_up",)
+
+
 def _linears(sizes: Hyperparameters) -> dict[str, Shape]:
     q, kv = sizes.n_head * sizes.head_dim, sizes.n_head_kv * sizes.head_dim
     shapes = {
+        "attn_qkv": (q + 2 * kv, sizes.n_embd),
         "attn_q": (q, sizes.n_embd),
         "attn_k": (kv, sizes.n_embd),
         "attn_v": (kv, sizes.n_embd),
         "attn_output": (sizes.n_embd, q),
         "ffn_gate": (sizes.n_ff, sizes.n_embd),
-        "ffn_up": (sizes.n_ff, sizes.n_embd),
+        "ffn_up": (sizes.n_ff * (2 if fused_gate(sizes) else 1), sizes.n_embd),
         "ffn_down": (sizes.n_embd, sizes.n_ff),
     }
     return {name: shapes[name] for site in sizes.wiring.sites.values() for name in site}

@@ -23,7 +23,11 @@ class Keys(Protocol):
 
 @dataclass(frozen=True)
 class Rope:
-    """Frequencies base^(-2i/head_dim), all divided by `factor`, or by yarn only the slow ones."""
+    """Frequencies base^(-2i/head_dim), all divided by `factor`, or by yarn only the slow ones.
+
+    head_dim: how many dimensions of a head turn; original_context: the windows for which the model
+    was trained before it was stretched.
+    """
 
     head_dim: int
     base: float
@@ -39,14 +43,16 @@ class Rope:
     def read(cls, keys: Keys, head_dim: int) -> "Rope":
         """From "<arch>.rope.*". Raises BadInputError, UnsupportedError (another scaling)."""
         kind = keys.get("rope.scaling.type") or "none"
-        if kind not in ("none", "linear", "yarn"):
+        if kind not in ("none", "linear", "yarn", "longrope"):
             raise UnsupportedError(
                 f"metadata: {keys.name('rope.scaling.type')} = {kind!r:.80}: the forward pass"
-                " computes linear and yarn, converting works"
+                " computes linear, yarn and longrope, converting works"
             )
         base = keys.number("rope.freq_base", 10000.0)
-        if kind == "none":
-            return cls(head_dim, base)
+        original = keys.count("rope.scaling.original_context_length", keys.count("context_length"))
+        magnitude = keys.number("rope.scaling.attn_factor", 1.0)
+        if kind in ("none", "longrope"):  # the factors of longrope are tensors
+            return cls(head_dim, base, original_context=original, magnitude=magnitude)
         factor = keys.number("rope.scaling.factor", 1.0)
         if kind == "linear":
             return cls(head_dim, base, factor)
@@ -56,14 +62,11 @@ class Rope:
             base,
             factor,
             yarn=True,
-            original_context=keys.count(
-                "rope.scaling.original_context_length", keys.count("context_length")
-            ),
+            original_context=original,
             fast=keys.number("rope.scaling.yarn_beta_fast", 32.0),
             slow=keys.number("rope.scaling.yarn_beta_slow", 1.0),
             extrapolation=keys.number("rope.scaling.yarn_ext_factor", 1.0),
-            magnitude=keys.number("rope.scaling.yarn_attn_factor", stretched)
-            * keys.number("rope.scaling.attn_factor", 1.0),
+            magnitude=keys.number("rope.scaling.yarn_attn_factor", stretched) * magnitude,
         )
 
     def table(self, n_ctx: int, factors: np.ndarray | None = None) -> np.ndarray:
@@ -94,15 +97,21 @@ class Rope:
         return (1 - np.clip(ramp, 0, 1)) * self.extrapolation
 
 
-def rotate(x: np.ndarray, table: np.ndarray, style: str) -> np.ndarray:
-    """x [..., n_ctx, heads, head_dim] turned by `table`; `style` as in Wiring.rope."""
-    half = x.shape[-1] // 2
+def rotate(x: np.ndarray, table: np.ndarray, style: str, rest: float = 1.0) -> np.ndarray:
+    """x [..., n_ctx, heads, head_dim] turned by `table`; `style` as in Wiring.rope.
+
+    Dimensions beyond those of the table are multiplied by `rest`.
+    """
+    half = table.shape[-1]
     first, second = {
-        "norm": (slice(0, None, 2), slice(1, None, 2)),
-        "neox": (slice(None, half), slice(half, None)),
+        "norm": (slice(0, 2 * half, 2), slice(1, 2 * half, 2)),
+        "neox": (slice(None, half), slice(half, 2 * half)),
+        "": (slice(0), slice(0)),
     }[style]
     (cos, sin), a, b = table, x[..., first], x[..., second]
     out = np.empty_like(x)
     np.subtract(a * cos, b * sin, out=out[..., first])
     np.add(a * sin, b * cos, out=out[..., second])
+    if 2 * half < x.shape[-1]:
+        np.multiply(x[..., 2 * half :], np.float32(rest), out=out[..., 2 * half :])
     return out

@@ -10,9 +10,9 @@ from quantcli.model import Model
 from quantcli.parallel import in_order
 from quantcli.transformer.attention import soft_cap
 from quantcli.transformer.block import check_finite
-from quantcli.transformer.derivatives import norm_and_pull
+from quantcli.transformer.derivatives import layer_norm_and_pull, norm_and_pull
 from quantcli.transformer.hyperparameters import Hyperparameters
-from quantcli.transformer.layout import OUTPUT_NORM, head_name
+from quantcli.transformer.layout import head_name, output_norm
 
 # Fixed, so that results do not depend on the number of threads.
 PIECE_WEIGHTS = 1 << 22
@@ -30,8 +30,12 @@ class SampledHead:
         """x: what the last block returns, float32 [n, n_embd]; dx: room for its gradients."""
         self.name = head_name(model)
         self._model, self._x, self._dx = model, x, dx
-        self._norm = partial(norm_and_pull, weight=model.rows(OUTPUT_NORM), eps=sizes.eps)
-        self._cap = sizes.logit_cap
+        weight, bias = output_norm(model)
+        if sizes.wiring.norm == "rms":
+            self._norm = partial(norm_and_pull, weight=weight, eps=sizes.eps)
+        else:
+            self._norm = partial(layer_norm_and_pull, weight=weight, bias=bias, eps=sizes.eps)
+        self._scale, self._cap = np.float32(sizes.logit_scale), sizes.logit_cap
         n_vocab, n_embd = model.shapes[self.name]
         step = max(1, PIECE_WEIGHTS // n_embd)
         self._pieces = [slice(row, row + step) for row in range(0, n_vocab, step)]
@@ -40,7 +44,7 @@ class SampledHead:
 
     def pull(self, draws: np.ndarray, pool: ThreadPoolExecutor, ahead: int) -> None:
         """Fill dx, `tokens` [n] and `squares` [n_vocab], which sums over tokens the squared
-        gradients of the logits before any soft cap; at most `ahead` tiles are in work.
+        gradients of the logits before any scale and soft cap; at most `ahead` tiles are in work.
 
         draws: float64 [n], uniform in [0, 1); a token is the first one at which the running sum of
         the predictions passes its draw.
@@ -77,6 +81,8 @@ class SampledHead:
     def _logits(self, tile: slice, w: np.ndarray) -> np.ndarray:
         hidden, _ = self._norm(self._x[tile])
         logits: np.ndarray = hidden @ w.T
+        if self._scale != 1:
+            logits *= self._scale
         if self._cap:
             soft_cap(logits, self._cap)
         return logits
@@ -104,6 +110,8 @@ class SampledHead:
         p[here, columns] -= 1
         if slope is not None:
             p *= slope
+        if self._scale != 1:
+            p *= self._scale
         dx = p @ w
         self._dx[tile] = dx if start == 0 else self._dx[tile] + dx
         return np.einsum("tr,tr->r", p, p)

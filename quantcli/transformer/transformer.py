@@ -12,7 +12,7 @@ from quantcli.errors import BadInputError, UsageError
 from quantcli.model import Model
 from quantcli.parallel import in_order
 from quantcli.progress import Progress, Silent
-from quantcli.transformer.activations import rms_norm
+from quantcli.transformer.activations import layer_norm, rms_norm
 from quantcli.transformer.block import (
     TILE_TOKENS,
     Block,
@@ -25,10 +25,10 @@ from quantcli.transformer.block import (
 from quantcli.transformer.hyperparameters import read_hyperparameters
 from quantcli.transformer.layout import (
     EMBEDDING,
-    OUTPUT_NORM,
-    ROPE_FACTORS,
     check_tensors,
     head_name,
+    output_norm,
+    rope_factors,
 )
 from quantcli.transformer.rounding import round_like_llama_cpp
 from quantcli.transformer.scratch import hidden_states
@@ -94,7 +94,7 @@ class Transformer:
                     self.embed(tokens, rows, self._model.rows(EMBEDDING, rows), x)
             for number in range(self.n_block):
                 self._advance(self.load(number, tokens.shape[1], pool), x, pool, tap, progress)
-            norm = partial(self._normalize, x, self._model.rows(OUTPUT_NORM))
+            norm = partial(self._normalize, x, *output_norm(self._model))
             for _ in in_order(pool, norm, tiles(*tokens.shape), self._threads + 1):
                 pass
         progress.finish()
@@ -110,6 +110,8 @@ class Transformer:
         def work(rows: slice) -> None:
             part = logits[:, rows]
             np.matmul(x, self._head_rows(rows).T, out=part)
+            if self.sizes.logit_scale != 1:
+                part *= np.float32(self.sizes.logit_scale)
             if self.sizes.logit_cap:
                 cap = np.float32(self.sizes.logit_cap)
                 part[...] = np.tanh(part / cap) * cap
@@ -167,18 +169,25 @@ class Transformer:
         names = [name for name in self._model.shapes if name.startswith(prefix)]
         return dict(zip(names, pool.map(self._model.rows, names), strict=True))
 
-    def normalize(self, x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-        """The output norm, of that weight, over hidden states [..., n_embd].
+    def normalize(
+        self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None
+    ) -> np.ndarray:
+        """The output norm, of that weight and bias, over hidden states [..., n_embd].
 
         Raises BadInputError when the result is not finite.
         """
         with np.errstate(all="ignore"):
-            y = rms_norm(x, weight, self.sizes.eps)
+            if self.sizes.wiring.norm == "rms":
+                y = rms_norm(x, weight, self.sizes.eps)
+            else:
+                y = layer_norm(x, weight, bias, self.sizes.eps)
         check_finite(y, "the output norm")
         return y
 
-    def _normalize(self, x: np.ndarray, weight: np.ndarray, tile: slice) -> None:
-        x[tile] = self.normalize(x[tile], weight)
+    def _normalize(
+        self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, tile: slice
+    ) -> None:
+        x[tile] = self.normalize(x[tile], weight, bias)
 
     def _advance(
         self,
@@ -197,11 +206,12 @@ class Transformer:
             progress.advance(x[tile].nbytes)
 
     def rope_table(self, number: int, n_ctx: int) -> np.ndarray:
-        """How a block turns q and k, see Rope.table."""
-        has_factors = ROPE_FACTORS in self._model.shapes
-        factors = self._model.rows(ROPE_FACTORS) if has_factors else None
+        """How a block turns q and k, see Rope.table; no dimension of it if it does not."""
         rope = self.sizes.local_rope if self.sizes.windows[number] else self.sizes.rope
-        return rope.table(n_ctx, factors)
+        table = rope.table(n_ctx, rope_factors(self._model, self.sizes, n_ctx))
+        every = self.sizes.wiring.unturned_every
+        unturned = not self.sizes.wiring.rope or (every and (number + 1) % every == 0)
+        return table[..., :0] if unturned else table
 
     def _head_rows(self, rows: slice) -> np.ndarray:
         """Rows of the output head: decoded once if it is small, else whenever asked for."""

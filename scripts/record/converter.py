@@ -1,7 +1,9 @@
 """Record what llama.cpp's own converter makes of every tiny checkpoint of tests/tiny_models.py.
 
     python -m pip install torch transformers sentencepiece gguf
-    python scripts/record/converter.py llama.cpp/convert_hf_to_gguf.py [tests/data/architectures]
+    python scripts/record/converter.py llama.cpp/convert_hf_to_gguf.py [folder [family ...]]
+
+The folder is tests/data/architectures unless told, the families are all.
 
 One file per variant: the sha256 of every input file, all metadata and all tensors (numpy shape,
 type and sha256 of the bytes) of the F32 and the BF16 output. An array of more than 16 values is
@@ -30,10 +32,14 @@ sys.path[:0] = [str(ROOT / "tests"), str(CONVERTER.parent), str(CONVERTER.parent
 
 import convert_hf_to_gguf  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 import gguf  # noqa: E402
+import transformers  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 from conversion.base import TextModel  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 from tiny_models import VARIANTS, build  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 
 PRE_TOKENIZERS = {"llama3": "llama-bpe", "qwen2": "qwen2", "gpt2": "gpt-2"}
+# Families of which the converter reads a key that this version of transformers renames: it gets
+# config.json as it is, as it does for classes that transformers does not know.
+RAW_CONFIGS = ("gpt_neox",)
 OUT_TYPES = ("f32", "bf16")
 PACKAGES = ("numpy", "sentencepiece", "tokenizers", "torch", "transformers")
 
@@ -42,12 +48,15 @@ def main() -> None:
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "tests/data/architectures"
     target.mkdir(parents=True, exist_ok=True)
     for family, variant in VARIANTS:
+        if sys.argv[3:] and family not in sys.argv[3:]:
+            continue
         with tempfile.TemporaryDirectory() as scratch:
             folder = build(Path(scratch) / f"{family}-{variant}", family, variant)
             record: dict[str, Any] = {
                 "made_by": "scripts/record/converter.py",
                 "command": f"convert_hf_to_gguf.py {folder.name} --outfile X.gguf --outtype T",
                 "versions": versions(),
+                "raw_config": family in RAW_CONFIGS,
                 "pre_tokenizer": pre_tokenizer(VARIANTS[family, variant].tokenizer),
                 "source": {
                     str(path.relative_to(folder)): digest(path.read_bytes())
@@ -57,16 +66,21 @@ def main() -> None:
             }
             for out_type in OUT_TYPES:
                 output = Path(scratch) / f"{out_type}.gguf"
-                convert(folder, output, out_type, record["pre_tokenizer"])
+                convert(folder, output, out_type, record["pre_tokenizer"], record["raw_config"])
                 record[out_type] = contents(output)
         (target / f"{family}-{variant}.json").write_text(compact(record))
         print(family, variant, len(record["f32"]["tensors"]), "tensors")
 
 
-def convert(folder: Path, output: Path, out_type: str, pre: str | None) -> None:
+def convert(folder: Path, output: Path, out_type: str, pre: str | None, raw: bool) -> None:
     """Run the converter in a forked process: it keeps state in class attributes."""
 
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ValueError("config.json is to be read as it is")
+
     def run() -> None:
+        if raw:
+            transformers.AutoConfig.from_pretrained = refuse
         if pre is not None:
             TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
         sys.argv = ["convert", str(folder), "--outfile", str(output), "--outtype", out_type]

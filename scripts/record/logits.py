@@ -1,8 +1,9 @@
 """Record transformers' float32 logits for every tiny checkpoint of tests/tiny_models.py.
 
     python -m pip install torch transformers
-    python scripts/record/logits.py [tests/data/transformer]
+    python scripts/record/logits.py [tests/data/transformer [family ...]]
 
+Families that are named get a file of their own, logits-<family>.npz, the others are in logits.npz.
 One prompt of fixed token ids per variant, weights converted to float32, attention "eager". What is
 kept of the logits: every value of the tokens in KEPT, as float32; and of every token its largest
 magnitude and its sum of magnitudes, so that no value can be far off anywhere.
@@ -31,13 +32,19 @@ PACKAGES = ("numpy", "torch", "transformers")
 def main() -> None:
     target = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "tests/data/transformer"
     target.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, np.ndarray] = {}
+    named = sys.argv[2:]
+    files: dict[str, dict[str, np.ndarray]] = {}
     for family, variant in VARIANTS:
+        own = (target / f"logits-{family}.npz").exists()
+        if family not in named and (named or own):
+            continue
         with tempfile.TemporaryDirectory() as scratch:
             folder = build(Path(scratch) / f"{family}-{variant}", family, variant)
-            arrays |= record(folder)
+            file = f"logits-{family}.npz" if family in named else "logits.npz"
+            files[file] = files.get(file, {}) | record(folder)
         print(family, variant)
-    np.savez_compressed(target / "logits.npz", **arrays)  # type: ignore[arg-type, unused-ignore]
+    for file, arrays in files.items():
+        np.savez_compressed(target / file, **arrays)  # type: ignore[arg-type, unused-ignore]
     about = {
         "made_by": "scripts/record/logits.py",
         "kept_tokens": KEPT,

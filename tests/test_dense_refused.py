@@ -1,0 +1,98 @@
+"""What the families beyond Llama, Qwen and Gemma refuse, in one line."""
+
+from typing import Any
+
+import pytest
+from tiny_models import describe
+
+from quantcli import architectures
+from quantcli.errors import BadInputError, QuantcliError, UnsupportedError
+
+Case = tuple[str, dict[str, Any], str]  # variant, changes, named
+
+BAD: list[Case] = [
+    ("phi3-odd", {"partial_rotary_factor": 0.5}, "long_factor"),
+    ("phi3-odd", {"partial_rotary_factor": 0.74}, "turns 47 of 64"),
+    ("phi3-odd", {"partial_rotary_factor": 1.5}, "turns 96 of 64"),
+    ("phi3-odd", {"partial_rotary_factor": "x"}, "partial_rotary_factor = 'x'"),
+    ("phi3-odd", {"original_max_position_embeddings": 0}, "original_max_position_embeddings = 0"),
+    ("phi3-odd", {"original_max_position_embeddings": 1}, "original_max_position_embeddings = 1"),
+    ("phi3-odd", {"rope_scaling": {"type": "longrope"}}, "long_factor = None"),
+    (
+        "phi3-odd",
+        {"rope_scaling": {"type": "longrope", "long_factor": ["a"] * 24}},
+        "long_factor = 'a'",
+    ),
+    ("phi3-mha", {"intermediate_size": 500}, "2*intermediate_size = 1000"),
+    ("phi3-mha", {"sliding_window": -1}, "sliding_window = -1"),
+    ("granite-tied", {"logits_scaling": 0}, "logits_scaling = 0"),
+    ("granite-tied", {"residual_multiplier": "1"}, "residual_multiplier = '1'"),
+    ("cohere-tied", {"logit_scale": None}, "no value for logit_scale"),
+    ("cohere-tied", {"layer_norm_eps": 0}, "layer_norm_eps = 0"),
+    ("starcoder2-tied", {"norm_epsilon": -1}, "layer_norm_eps = -1"),
+    ("gpt_neox-odd", {"use_parallel_residual": 1}, "use_parallel_residual = 1"),
+]
+
+UNSUPPORTED: list[Case] = [
+    ("smollm3-tied", {"no_rope_layers": [1, 1, 0, 1]}, "no_rope_layers"),
+    ("smollm3-tied", {"no_rope_layer_interval": 3}, "no_rope_layer_interval = 3"),
+    ("smollm3-tied", {"use_sliding_window": True}, "use_sliding_window"),
+    ("smollm3-tied", {"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "llama3"),
+    (
+        "phi3-odd",
+        {"rope_scaling": {"type": "longrope", "attention_factor": 1.2}},
+        "attention_factor = 1.2",
+    ),
+    ("phi3-odd", {"rope_scaling": {"type": "yarn", "factor": 4}}, "yarn"),
+    ("phi3-mha", {"head_dim": 32}, "head_dim = 32"),
+    ("olmo2-mha", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+    ("olmo2-mha", {"head_dim": 64}, "head_dim = 64"),
+    ("granite-tied", {"head_dim": 32}, "head_dim = 32"),
+    ("cohere-tied", {"use_qk_norm": True}, "use_qk_norm"),
+    ("stablelm-gqa", {"use_parallel_residual": True}, "use_parallel_residual"),
+    ("stablelm-gqa", {"qk_layernorm": True}, "qk_layernorm"),
+    ("stablelm-gqa", {"rope_theta": 5000.0}, "rope_theta = 5000"),
+    ("starcoder2-tied", {"use_bias": False}, "use_bias"),
+    ("starcoder2-tied", {"hidden_act": "relu"}, "hidden_act"),
+    ("gpt_neox-odd", {"rotary_emb_base": 500}, "rope_theta = 500"),
+    ("gpt_neox-odd", {"attention_bias": False}, "attention_bias"),
+    ("gpt_neox-odd", {"hidden_act": "relu"}, "hidden_act"),
+]
+
+
+def read(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
+    entry = architectures.find(config)
+    entry.metadata(config)
+    entry.tensors(config, shapes)
+
+
+def message(variant: str, changes: dict[str, Any], kind: type[QuantcliError]) -> str:
+    config, shapes = describe(*variant.split("-"))
+    config |= changes
+    with pytest.raises(kind) as error:
+        read(config, shapes)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 400
+    return str(error.value)
+
+
+@pytest.mark.parametrize(("variant", "changes", "named"), BAD, ids=lambda value: str(value)[:30])
+def test_bad_config(variant: str, changes: dict[str, Any], named: str) -> None:
+    assert named in message(variant, changes, BadInputError)
+
+
+@pytest.mark.parametrize(
+    ("variant", "changes", "named"), UNSUPPORTED, ids=lambda value: str(value)[:30]
+)
+def test_unsupported_config(variant: str, changes: dict[str, Any], named: str) -> None:
+    assert named in message(variant, changes, UnsupportedError)
+
+
+@pytest.mark.parametrize("family", ["phi3", "olmo2", "stablelm", "starcoder2", "gpt_neox"])
+def test_a_missing_tensor_is_named(family: str) -> None:
+    config, shapes = describe(family, "odd")
+    name = list(shapes)[-3]
+    del shapes[name]
+    with pytest.raises(BadInputError, match="missing") as error:
+        architectures.find(config).tensors(config, shapes)
+    assert name in str(error.value)

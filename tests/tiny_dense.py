@@ -1,0 +1,239 @@
+"""The families of tiny_models.py that are not shaped like Llama: configs and tensors.
+
+FAMILIES: config.json keys; VARIANTS: config on top, tokenizer, dtype, number of files.
+"""
+
+from typing import Any
+
+Shapes = dict[str, tuple[int, ...]]
+Config = dict[str, Any]
+
+ODD = {
+    "hidden_size": 96,
+    "intermediate_size": 160,
+    "num_attention_heads": 3,
+    "num_key_value_heads": 1,
+}
+ODD_MHA = {**ODD, "num_key_value_heads": 3}
+_FACTORS = [1.0 + 0.25 * i for i in range(24)]
+_LONG = {
+    "type": "longrope",
+    "short_factor": _FACTORS,
+    "long_factor": [3 * factor for factor in _FACTORS],
+}
+
+FAMILIES: dict[str, Config] = {
+    "smollm3": {
+        "architectures": ["SmolLM3ForCausalLM"],
+        "hidden_act": "silu",
+        "num_hidden_layers": 4,
+        "intermediate_size": 256,
+        "no_rope_layer_interval": 4,
+        "pad_token_id": None,
+    },
+    "phi3": {"architectures": ["Phi3ForCausalLM"], "hidden_act": "silu", "pad_token_id": None},
+    "olmo2": {"architectures": ["Olmo2ForCausalLM"], "hidden_act": "silu"},
+    "granite": {
+        "architectures": ["GraniteForCausalLM"],
+        "hidden_act": "silu",
+        "attention_multiplier": 0.0625,
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 8.0,
+    },
+    "cohere": {
+        "architectures": ["CohereForCausalLM"],
+        "rms_norm_eps": None,
+        "hidden_act": "silu",
+        "layer_norm_eps": 1e-5,
+        "logit_scale": 0.25,
+        "tie_word_embeddings": True,
+    },
+    "stablelm": {
+        "architectures": ["StableLmForCausalLM"],
+        "rms_norm_eps": None,
+        "hidden_act": "silu",
+        "layer_norm_eps": 1e-5,
+        "partial_rotary_factor": 0.25,
+        "use_parallel_residual": False,
+        "use_qkv_bias": True,
+    },
+    "starcoder2": {
+        "architectures": ["Starcoder2ForCausalLM"],
+        "rms_norm_eps": None,
+        "hidden_act": "gelu_pytorch_tanh",
+        "norm_epsilon": 1e-5,
+        "use_bias": True,
+    },
+    "gpt_neox": {
+        "architectures": ["GPTNeoXForCausalLM"],
+        "rms_norm_eps": None,
+        "hidden_act": "gelu_new",
+        "layer_norm_eps": 1e-5,
+        "num_key_value_heads": 4,
+        "rotary_pct": 0.25,
+        "rotary_emb_base": 10000,
+        "use_parallel_residual": True,
+    },
+}
+
+VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
+    ("smollm3", "tied"): (
+        {"tie_word_embeddings": True, "rope_theta": 5000000.0},
+        "llama3",
+        "BF16",
+        1,
+    ),
+    ("smollm3", "odd"): (
+        {**ODD, "num_hidden_layers": 5, "no_rope_layers": [1, 1, 1, 0, 1], "rope_theta": 2e6},
+        "llama3",
+        "F32",
+        1,
+    ),
+    ("phi3", "mha"): ({"num_key_value_heads": 4, "sliding_window": 2047}, "llama2", "BF16", 1),
+    ("phi3", "odd"): (
+        {
+            **ODD,
+            "hidden_size": 192,
+            "partial_rotary_factor": 0.75,
+            "max_position_embeddings": 512,
+            "original_max_position_embeddings": 64,
+            "rope_scaling": _LONG,
+            "tie_word_embeddings": True,
+        },
+        "llama2",
+        "F32",
+        2,
+    ),
+    ("phi3", "short"): (
+        {
+            "partial_rotary_factor": 0.75,
+            "max_position_embeddings": 512,
+            "original_max_position_embeddings": 256,
+            "rope_scaling": _LONG,
+        },
+        "llama2",
+        "BF16",
+        1,
+    ),
+    ("olmo2", "mha"): ({"num_key_value_heads": 4, "rope_theta": 500000.0}, "gpt2", "BF16", 1),
+    ("olmo2", "odd"): (ODD, "gpt2", "F32", 2),
+    ("granite", "tied"): ({"tie_word_embeddings": True}, "gpt2", "BF16", 1),
+    ("granite", "odd"): (
+        {**ODD, "attention_bias": True, "mlp_bias": True, "rope_theta": 20000.0},
+        "gpt2",
+        "F32",
+        1,
+    ),
+    ("cohere", "tied"): ({"model_max_length": 1024}, "gpt2", "BF16", 1),
+    ("cohere", "odd"): ({**ODD_MHA, "logit_scale": 2.0}, "gpt2", "F32", 2),
+    ("stablelm", "gqa"): ({}, "gpt2", "BF16", 1),
+    ("stablelm", "odd"): ({**ODD_MHA, "use_qkv_bias": False}, "gpt2", "F32", 1),
+    ("starcoder2", "tied"): (
+        {"tie_word_embeddings": True, "rope_theta": 100000.0},
+        "gpt2",
+        "BF16",
+        1,
+    ),
+    ("starcoder2", "odd"): (ODD, "gpt2", "F32", 1),
+    ("gpt_neox", "parallel"): ({}, "gpt2", "F16", 1),
+    ("gpt_neox", "odd"): (
+        {**ODD_MHA, "rotary_pct": 1.0, "use_parallel_residual": False},
+        "gpt2",
+        "F32",
+        2,
+    ),
+}
+
+
+def shapes_of(family: str, config: Config) -> Shapes:
+    """Every tensor in stored order."""
+    make = {"gpt_neox": _gpt_neox}.get(family, _llama_like)
+    return make(family, config)
+
+
+def _llama_like(family: str, config: Config) -> Shapes:
+    hidden, wide = config["hidden_size"], config["intermediate_size"]
+    q, kv = _heads(config)
+    shapes: Shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
+    for i in range(config["num_hidden_layers"]):
+        found = _linears(family, hidden, wide, q, kv)
+        for name, shape in found.items():
+            bias = _has_bias(family, config, name)
+            _add(shapes, f"model.layers.{i}.{name}", shape, bias=bias)
+        for name, size in _norms(family, hidden, q, kv).items():
+            _add(shapes, f"model.layers.{i}.{name}", (size,), bias=family in _BIASED)
+    _add(shapes, "model.norm", (hidden,), bias=family in _BIASED)
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
+    return shapes
+
+
+_BIASED = ("stablelm", "starcoder2")  # layer norms with a bias
+
+
+def _linears(family: str, hidden: int, wide: int, q: int, kv: int) -> Shapes:
+    qkv: Shapes = {
+        "self_attn.q_proj": (q, hidden),
+        "self_attn.k_proj": (kv, hidden),
+        "self_attn.v_proj": (kv, hidden),
+    }
+    mlp: Shapes = {
+        "mlp.gate_proj": (wide, hidden),
+        "mlp.up_proj": (wide, hidden),
+        "mlp.down_proj": (hidden, wide),
+    }
+    if family == "phi3":
+        qkv = {"self_attn.qkv_proj": (q + 2 * kv, hidden)}
+    if family == "phi3":
+        mlp = {"mlp.gate_up_proj": (2 * wide, hidden), "mlp.down_proj": (hidden, wide)}
+    if family == "starcoder2":
+        mlp = {"mlp.c_fc": (wide, hidden), "mlp.c_proj": (hidden, wide)}
+    return {**qkv, "self_attn.o_proj": (hidden, q), **mlp}
+
+
+def _has_bias(family: str, config: Config, linear: str) -> bool:
+    if family == "starcoder2":
+        return True
+    if family == "stablelm":
+        return bool(config["use_qkv_bias"]) and linear.endswith(("q_proj", "k_proj", "v_proj"))
+    return bool(config.get("attention_bias" if linear.startswith("self_attn") else "mlp_bias"))
+
+
+def _norms(family: str, hidden: int, q: int, kv: int) -> dict[str, int]:
+    if family == "cohere":
+        return {"input_layernorm": hidden}
+    if family == "olmo2":
+        after = {"post_attention_layernorm": hidden, "post_feedforward_layernorm": hidden}
+        return {"self_attn.q_norm": q, "self_attn.k_norm": kv, **after}
+    return {"input_layernorm": hidden, "post_attention_layernorm": hidden}
+
+
+def _gpt_neox(_: str, config: Config) -> Shapes:
+    hidden, wide = config["hidden_size"], config["intermediate_size"]
+    shapes: Shapes = {"gpt_neox.embed_in.weight": (config["vocab_size"], hidden)}
+    for i in range(config["num_hidden_layers"]):
+        for name, shape in {
+            "input_layernorm": (hidden,),
+            "post_attention_layernorm": (hidden,),
+            "attention.query_key_value": (3 * hidden, hidden),
+            "attention.dense": (hidden, hidden),
+            "mlp.dense_h_to_4h": (wide, hidden),
+            "mlp.dense_4h_to_h": (hidden, wide),
+        }.items():
+            _add(shapes, f"gpt_neox.layers.{i}.{name}", shape, bias=True)
+    _add(shapes, "gpt_neox.final_layer_norm", (hidden,), bias=True)
+    shapes["embed_out.weight"] = (config["vocab_size"], hidden)
+    return shapes
+
+
+def _heads(config: Config) -> tuple[int, int]:
+    heads = config["num_attention_heads"]
+    head = config.get("head_dim") or config["hidden_size"] // heads
+    return heads * head, (config.get("num_key_value_heads") or heads) * head
+
+
+def _add(shapes: Shapes, name: str, shape: tuple[int, ...], *, bias: bool) -> None:
+    shapes[f"{name}.weight"] = shape
+    if bias:
+        shapes[f"{name}.bias"] = shape[:1]
