@@ -7,9 +7,9 @@ import numpy as np
 
 
 class Runtime:
-    """One loaded GGUF file."""
+    """One loaded GGUF file, with a LoRA adapter in another one if `lora` names it."""
 
-    def __init__(self, path: Path, context: int = 512) -> None:
+    def __init__(self, path: Path, context: int = 512, lora: Path | None = None) -> None:
         import xllamacpp
 
         params = xllamacpp.CommonParams()
@@ -21,6 +21,8 @@ class Runtime:
         # Keys and values are kept in F16 unless told otherwise, which hides small differences.
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        if lora is not None:
+            params.lora_adapters = [xllamacpp.CommonAdapterLoraInfo(str(lora), 1.0)]
         self._server = xllamacpp.Server(params)
 
     def complete(self, prompt: str | list[int], n_tokens: int, **more: Any) -> dict[str, Any]:

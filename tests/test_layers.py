@@ -16,7 +16,7 @@ LINES = [
     {"evaluation", "methods"},
     {"planning", "inspection"},
     {"report", "encoding", "sequence"},
-    {"pipeline"},
+    {"pipeline", "adapter"},
     {"batch"},
     {"cli"},
 ]

@@ -1,15 +1,24 @@
-"""Every way in: a local folder or a hub id becomes a validated Checkpoint."""
+"""Every way in: a local folder or a hub id becomes a validated Checkpoint, or an Adapter of one."""
 
 import os
 import re
 from pathlib import Path
 
+from quantcli.checkpoint.adapter import Adapter, AdapterRef, read_adapter
 from quantcli.checkpoint.checkpoint import Checkpoint, SourceTensor, Weights
 from quantcli.checkpoint.files import show
 from quantcli.errors import AccessError, BadInputError, UsageError
 from quantcli.progress import Progress
 
-__all__ = ["Checkpoint", "SourceTensor", "Weights", "open_checkpoint"]
+__all__ = [
+    "Adapter",
+    "AdapterRef",
+    "Checkpoint",
+    "SourceTensor",
+    "Weights",
+    "open_adapter",
+    "open_checkpoint",
+]
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]|\.(?!\.))*"
 _HUB_ID = re.compile(f"{_PART}/{_PART}")
@@ -29,6 +38,32 @@ def open_checkpoint(
     Raises: UsageError, BadInputError, UnsupportedError, AccessError, NetworkError, ResourceError,
     IntegrityError.
     """
+    if (root := _local(source)) is not None:
+        if revision is not None:
+            raise UsageError(f"--revision is for hub models, but {show(source)} is a local folder")
+        from quantcli.checkpoint.folder import open_folder
+
+        return open_folder(root, root.name)
+    from quantcli.checkpoint.hub import open_hub
+
+    return open_hub(source, revision, weights, progress)
+
+
+def open_adapter(ref: AdapterRef, base: Checkpoint, progress: Progress | None = None) -> Adapter:
+    """Open a LoRA adapter of `base`: a local folder, or else `org/name` on the hub.
+
+    Raises: as open_checkpoint.
+    """
+    if (root := _local(ref.source)) is not None:
+        return read_adapter(root, root.name, None, ref.scale, base)
+    from quantcli.checkpoint.hub_adapter import fetch_adapter
+
+    root, commit = fetch_adapter(ref.source, progress)
+    return read_adapter(root, ref.source, commit, ref.scale, base)
+
+
+def _local(source: str) -> Path | None:
+    """The resolved folder `source`; None for an id on the hub."""
     if os.path.lexists(source):
         path = Path(source)
         if path.is_file():
@@ -36,14 +71,7 @@ def open_checkpoint(
             raise UsageError(f"{show(source)} is a file: give the folder it is in, {show(parent)}")
         if not path.is_dir():
             raise BadInputError(f"{show(source)} is not a folder")
-        if revision is not None:
-            raise UsageError(f"--revision is for hub models, but {show(source)} is a local folder")
-        from quantcli.checkpoint.folder import open_folder
-
-        root = path.resolve()
-        return open_folder(root, root.name)
+        return path.resolve()
     if not _HUB_ID.fullmatch(source) or len(source) > 96:
         raise AccessError(f"{show(source)} is neither a folder here nor a hub id like org/name")
-    from quantcli.checkpoint.hub import open_hub
-
-    return open_hub(source, revision, weights, progress)
+    return None

@@ -51,12 +51,11 @@ def open_hub(
     Raises: AccessError, NetworkError, IntegrityError, ResourceError, BadInputError,
     UnsupportedError.
     """
-    if "HF_HUB_VERBOSITY" not in os.environ:
-        hub_logging.set_verbosity_error()
+    quiet_client()
     revision = revision or constants.DEFAULT_REVISION
     if constants.HF_HUB_OFFLINE:
         return open_cached(repo_id, revision, progress or Silent())
-    commit, files = _list_files(repo_id, revision)
+    commit, files = list_files(repo_id, revision)
     if "config.json" not in files:
         find_layout(files, None)  # says it if the repository holds something else
         raise BadInputError(f"{show(repo_id)} has no config.json")
@@ -94,6 +93,12 @@ def open_hub(
     return open_folder(root, repo_id, commit, cached)
 
 
+def quiet_client() -> None:
+    """Keep the client's own warnings off the terminal, unless its user wants them."""
+    if "HF_HUB_VERBOSITY" not in os.environ:
+        hub_logging.set_verbosity_error()
+
+
 def _is_side_file(file: RemoteFile) -> bool:
     folder, _, base = file.name.rpartition("/")
     template = folder == TEMPLATE_FOLDER and base.endswith(".jinja") and is_plain(base)
@@ -104,7 +109,7 @@ def _is_side_file(file: RemoteFile) -> bool:
     return True
 
 
-def _list_files(repo_id: str, revision: str) -> tuple[str, dict[str, RemoteFile]]:
+def list_files(repo_id: str, revision: str) -> tuple[str, dict[str, RemoteFile]]:
     """Return the commit of `revision` and all its files with sizes and announced hashes."""
     ask = partial(HfApi().model_info, repo_id, revision=revision, files_metadata=True)
     try:

@@ -45,19 +45,19 @@ def usable_digest(text: object) -> str | None:
 
 
 class CachedRepo:
-    """One commit of a hub model in the local cache."""
+    """One commit of a hub model in the local cache; `config` is a file that it surely has."""
 
-    def __init__(self, repo_id: str, commit: str) -> None:
-        self.repo_id, self.commit = repo_id, commit
+    def __init__(self, repo_id: str, commit: str, config: str = "config.json") -> None:
+        self.repo_id, self.commit, self._config = repo_id, commit, config
 
     def download(self, files: Sequence[RemoteFile], progress: Progress) -> Path:
-        """Bring `files` into the cache and verify them; return the folder, that of config.json.
+        """Bring `files` into the cache and verify them; return the folder, that of the config.
 
         Raises: AccessError, NetworkError, IntegrityError, ResourceError (too little disk).
         """
         if missing := self.missing(files):
             self._fetch_all(missing, progress)
-        config = self._cached("config.json")
+        config = self._cached(self._config)
         if config is None:
             raise NetworkError(f"{host()} serves another commit of {show(self.repo_id)} than asked")
         root = config.parent.resolve()
@@ -109,10 +109,10 @@ class CachedRepo:
 
     def remember(self, revision: str) -> None:
         """Let the cache know the commit of `revision`, so that it can be opened offline."""
-        known = self._cached("config.json", revision)
+        known = self._cached(self._config, revision)
         if known is None or known.parent.name != self.commit:
             # Only a request by name makes the client write it down; the file itself is there.
-            ask = partial(hf_hub_download, self.repo_id, "config.json", revision=revision)
+            ask = partial(hf_hub_download, self.repo_id, self._config, revision=revision)
             call(self.repo_id, ask)
 
 
@@ -133,8 +133,7 @@ def open_cached(repo_id: str, revision: str, progress: Progress) -> Checkpoint:
     Raises: AccessError (not or not completely cached), IntegrityError, BadInputError,
     UnsupportedError.
     """
-    find = partial(snapshot_download, repo_id, revision=revision, local_files_only=True)
-    root = Path(call(repo_id, partial(find, allow_patterns="config.json"))).resolve()
+    root = cached_folder(repo_id, revision, "config.json")
     side_files = Folder(root)
     names = side_files.names
     needed = {"config.json"}
@@ -147,13 +146,22 @@ def open_cached(repo_id: str, revision: str, progress: Progress) -> Checkpoint:
         raise AccessError(
             f"{show(repo_id)} is not completely in the cache: unset HF_HUB_OFFLINE to download it"
         )
-    files = [_cached_file(root, name) for name in sorted(present)]
+    files = [cached_file(root, name) for name in sorted(present)]
     used = [file for file in files if file.name in needed or file.size <= SIDE_FILE_LIMIT]
     verify(root, used, progress)
     return open_folder(root, repo_id, root.name, cached)
 
 
-def _cached_file(root: Path, name: str) -> RemoteFile:
+def cached_folder(repo_id: str, revision: str, config: str) -> Path:
+    """The folder in which the cache has `repo_id` at `revision`, by a file it surely has.
+
+    Raises: AccessError (not cached).
+    """
+    find = partial(snapshot_download, repo_id, revision=revision, local_files_only=True)
+    return Path(call(repo_id, partial(find, allow_patterns=config))).resolve()
+
+
+def cached_file(root: Path, name: str) -> RemoteFile:
     """Describe a cached file: the client names its content by the hash the hub announced."""
     path = root / name
     digest = usable_digest(path.readlink().name) if path.is_symlink() else None

@@ -22,6 +22,15 @@ def convert(
         ),
     ] = Path(),
     revision: options.Revision = None,
+    lora: options.Lora = None,
+    lora_only: Annotated[
+        bool,
+        typer.Option(
+            "--lora-only",
+            help="Convert the adapter alone, to a GGUF adapter for the base's GGUF files "
+            "(F32 unless --type says F16, BF16 or Q8_0).",
+        ),
+    ] = False,
     method: Annotated[
         str, typer.Option("--method", metavar="NAME", help="Back-end (`quantcli list methods`).")
     ] = "rtn",
@@ -153,16 +162,17 @@ def convert(
     """
     from quantcli.cli import render
     from quantcli.cli.progress import for_terminal
-    from quantcli.errors import IntegrityError
+    from quantcli.errors import IntegrityError, UsageError
     from quantcli.planning import ram
     from quantcli.planning.from_options import make_gate, make_job, make_target
+    from quantcli.planning.lora import parse_lora
     from quantcli.report import files
 
     if report is not None:
         files.check_report_path(report)
     job = make_job(
         source,
-        types,
+        "F32" if lora_only and types is None else types,
         recipe,
         options.tensor_flags(
             pure, tensor_type, output_tensor_type, token_embedding_type, leave_output_tensor
@@ -171,6 +181,7 @@ def convert(
         save_recipe=save_recipe,
         output=output,
         revision=revision,
+        lora=tuple(map(parse_lora, lora or ())),
         method=method,
         imatrix=imatrix,
         calibration=calibration,
@@ -190,6 +201,8 @@ def convert(
         delete_source=delete_source,
     )
     progress = for_terminal(quiet)
+    if lora_only and (dry_run or card):
+        raise UsageError("--lora-only goes without --dry-run and --card")
     if dry_run:
         from quantcli.planning import make_plan
 
@@ -197,11 +210,12 @@ def convert(
         render.warnings(made.all_warnings)
         render.plan(made, as_json)
         return
+    from quantcli.adapter import convert_adapter
     from quantcli.pipeline import convert as run
 
     if card:
         files.check_card(output, source, report, force=force)
-    done = run(job, progress)
+    done = (convert_adapter if lora_only else run)(job, progress)
     render.warnings(done.warnings)
     if card:
         files.write_card(done, output, force=force)

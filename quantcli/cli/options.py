@@ -21,6 +21,14 @@ Revision = Annotated[
     str | None,
     typer.Option("--revision", metavar="REV", help="Branch, tag or commit of a hub model."),
 ]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        metavar="PATH[:SCALE]",
+        help="Merge a LoRA adapter (PEFT), a folder or hub id, into the weights; repeatable.",
+    ),
+]
 Types = Annotated[
     str | None,
     typer.Option(

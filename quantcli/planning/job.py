@@ -6,6 +6,7 @@ from pathlib import Path
 
 from quantcli.calibration.calibrate import METHOD_TOKENS, TOKENS
 from quantcli.calibration.text import BUILTIN
+from quantcli.checkpoint import AdapterRef
 from quantcli.evaluation.gate import Gate
 from quantcli.methods import method_info
 from quantcli.planning.target import Target
@@ -23,6 +24,7 @@ class Job:
 
     `output` is a file (one type only) or a folder; a folder gets GGUF-convention names.
     `split_max_bytes` cuts each output into shards of at most that many bytes of tensor data.
+    `lora` are adapters whose updates are merged into the weights: what is made is the sum's.
     `calibrate` names a text (see calibration.text.read_text) for methods that calibrate, or else
     to make an importance matrix from, instead of one in a file, `imatrix`; at most
     `calibration_tokens` of it are used, or as many as do for that (`most_tokens`).
@@ -39,6 +41,7 @@ class Job:
     types: tuple[str, ...] = ("Q4_K_M",)
     output: Path = Path()
     revision: str | None = None
+    lora: tuple[AdapterRef, ...] = ()
     method: str = "rtn"
     recipe: Recipe = field(default_factory=Recipe)
     imatrix: Path | None = None

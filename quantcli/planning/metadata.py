@@ -15,6 +15,7 @@ from quantcli.planning.provenance import general_metadata
 from quantcli.tokenizer import read_tokenizer
 
 Metadata = dict[str, Any]
+QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
 
 def count_parameters(origins: list[OutputTensor]) -> int:

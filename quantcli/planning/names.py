@@ -27,7 +27,9 @@ def output_path(output: Path, metadata: Metadata, file_type: str) -> Path:
 
 
 def conventional_name(metadata: Metadata, file_type: str) -> str:
-    """<BaseName>-<SizeLabel>-<FineTune>-<Version>-<Type>.gguf (gguf's naming_convention)."""
+    """<BaseName>-<SizeLabel>-<FineTune>-<Version>-<Type>.gguf (gguf's naming_convention);
+    adapters end in -LoRA.gguf.
+    """
     import gguf
 
     name = gguf.utility.naming_convention(
@@ -37,6 +39,7 @@ def conventional_name(metadata: Metadata, file_type: str) -> str:
         metadata.get("general.version"),
         metadata.get("general.size_label"),
         file_type,
+        "LoRA" if metadata.get("general.type") == "adapter" else None,
     )
     # The parts come from a model card: no separators, no hidden files, no control codes.
     return re.sub(r"[^\w.+-]+", "-", name).lstrip(".-")[-200:] + ".gguf"

@@ -6,7 +6,7 @@ Nothing that could be refused here may fail after an hour of work.
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import numpy as np
 
 from quantcli.architectures import Architecture, OutputTensor, find
 from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, read_text
-from quantcli.checkpoint import Checkpoint, open_checkpoint
+from quantcli.checkpoint import Adapter, Checkpoint, open_checkpoint
+from quantcli.checkpoint.merged import merge
 from quantcli.errors import BadInputError, UsageError
 from quantcli.gguf_file import Slot, encode_header
 from quantcli.methods import method_info
@@ -23,13 +24,25 @@ from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.model import CheckpointModel
 from quantcli.planning.file import PlannedFile, PlannedTensor
 from quantcli.planning.job import Job
+from quantcli.planning.lora import (
+    check_places,
+    lora_memory,
+    lora_metadata,
+    lora_warnings,
+    open_adapters,
+)
 from quantcli.planning.memory import (
     calibration_memory,
     measuring_memory,
     peak_memory,
     sequence_memory,
 )
-from quantcli.planning.metadata import common_metadata, count_parameters, imatrix_metadata
+from quantcli.planning.metadata import (
+    QUANTIZATION_VERSION,
+    common_metadata,
+    count_parameters,
+    imatrix_metadata,
+)
 from quantcli.planning.names import check_distinct, output_path
 from quantcli.planning.overrides import apply_overrides
 from quantcli.planning.target import NEAREST, file_for
@@ -47,7 +60,6 @@ from quantcli.transformer.hyperparameters import read_hyperparameters
 from quantcli.transformer.layout import EMBEDDING, HEAD, head_name
 
 Metadata = dict[str, Any]
-QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 ON_THE_FLY = "auto"  # the name of an imatrix that is in no file
 FEW_TOKENS = 8192
 OPTIONAL_IN_IMATRIX = ("token_embd.weight", "output.weight")
@@ -69,6 +81,7 @@ class Plan:
     calibration: Text | None
     tokens: int  # of it that are used
     warnings: list[str]
+    adapters: list[Adapter] = field(default_factory=list)  # merged into the checkpoint
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -80,15 +93,16 @@ class Plan:
             packed = max(packed, share * sum(sizes.values()))
         vocabulary = len(self.files[0].metadata["tokenizer.ggml.tokens"])
         needed = peak_memory(self.job.threads, math.ceil(packed), vocabulary, self.job.has_imatrix)
+        merging = lora_memory(self.adapters, self.job.threads)
         if self.calibration is None:
-            return needed
+            return needed + merging
         shapes = {origin.name: origin.shape for origin in self.origins}
         needed = max(needed, calibration_memory(shapes, self.tokens, self.job.threads, vocabulary))
         if self.job.target:
             needed += measuring_memory(shapes, self.tokens)
         if self.job.calibrates:
             needed += sequence_memory(shapes, self.tokens, len(self.files), self.job.threads)
-        return needed
+        return needed + merging
 
     @property
     def weights(self) -> int:
@@ -120,7 +134,8 @@ class Plan:
         """Files that are read: no output may be one of them."""
         root = self.checkpoint.side_files.root
         imatrix = [self.job.imatrix] if self.job.imatrix else []
-        return [*(root / name for name in self.checkpoint.source_files), *imatrix]
+        lora = [a.side_files.root / name for a in self.adapters for name in a.side_files.names]
+        return [*(root / name for name in self.checkpoint.source_files), *imatrix, *lora]
 
     @property
     def snapshots(self) -> Path:
@@ -161,14 +176,19 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         raise UsageError(
             f"--delete-source is for downloads in the hub's cache; {job.source!r} is a local folder"
         )
+    adapters = open_adapters(job.lora, checkpoint, progress)
+    checkpoint = merge(checkpoint, adapters)
     architecture = find(checkpoint.config)
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     origins = architecture.tensors(checkpoint.config, shapes)
     for origin in origins:
         if origin.source is not None:
             checkpoint.weight(origin.source)
+    check_places(adapters, origins)
     metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
     warnings += _twice(checkpoint)
+    metadata |= lora_metadata(adapters)
+    warnings += lora_warnings(adapters, checkpoint)
     tokens = 0
     if calibration is not None:
         model = CheckpointModel(checkpoint, origins, metadata)
@@ -193,6 +213,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         calibration=calibration,
         tokens=tokens,
         warnings=warnings,
+        adapters=adapters,
     )
 
 

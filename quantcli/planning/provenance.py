@@ -4,15 +4,18 @@ The rules are gguf-py's (`gguf.Metadata`), so the keys are those that llama.cpp'
 """
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quantcli.checkpoint import Checkpoint
+from quantcli.checkpoint import Adapter, Checkpoint
+from quantcli.checkpoint.files import Folder
 
 Metadata = dict[str, Any]
 HUB = "https://huggingface.co/"
+_BROKEN_CARD = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
 
 
 def general_metadata(checkpoint: Checkpoint, parameters: int) -> tuple[Metadata, list[str]]:
@@ -26,8 +29,8 @@ def general_metadata(checkpoint: Checkpoint, parameters: int) -> tuple[Metadata,
     # gguf-py logs what it does not understand; the warning below says it in one line.
     logging.getLogger("metadata").setLevel(logging.CRITICAL)
     try:
-        known = _describe(checkpoint, _card(checkpoint), parameters)
-    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        known = _describe(checkpoint, _card(checkpoint.side_files), parameters)
+    except _BROKEN_CARD:
         warnings.append("README.md: front matter is not a valid model card; ignored")
         known = _describe(checkpoint, {}, parameters)
     if known.size_label is None:
@@ -37,12 +40,42 @@ def general_metadata(checkpoint: Checkpoint, parameters: int) -> tuple[Metadata,
     return {"general.type": "model", **_as_metadata(known)}, warnings
 
 
-def _card(checkpoint: Checkpoint) -> dict[str, Any]:
+def adapter_metadata(adapter: Adapter, parameters: int) -> tuple[Metadata, list[str]]:
+    """The same of an adapter; `parameters` is the number of weights that it updates.
+
+    Where its model card names no base model, its config does.
+    """
+    import gguf
+
+    def describe(card: dict[str, Any]) -> Any:
+        if re.fullmatch(r"[\w-]+[\w.-]*/[\w.-]+", adapter.config.base):
+            card = {"base_model": adapter.config.base} | card
+        # gguf-py takes a negative number for one that says little about the size.
+        known = gguf.Metadata.apply_metadata_heuristic(
+            gguf.Metadata(), card, {}, Path(adapter.id), -parameters
+        )
+        known.name = known.name or Path(adapter.id).name
+        _as_metadata(known)
+        return known
+
+    warnings: list[str] = []
+    logging.getLogger("metadata").setLevel(logging.CRITICAL)
+    try:
+        known = describe(_card(adapter.side_files))
+    except _BROKEN_CARD:
+        warnings.append(f"{adapter.id}: README.md is not a valid model card; ignored")
+        known = describe({})
+    if adapter.revision is not None and known.source_repo_url is None:
+        known.source_repo_url = HUB + adapter.id
+    return {"general.type": "adapter", **_as_metadata(known)}, warnings
+
+
+def _card(side_files: Folder) -> dict[str, Any]:
     import gguf
     import yaml
 
     try:
-        return gguf.Metadata.load_model_card(checkpoint.side_files.root)
+        return gguf.Metadata.load_model_card(side_files.root)
     except (yaml.YAMLError, OSError) as error:
         raise ValueError(str(error)) from error
 

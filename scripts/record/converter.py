@@ -142,11 +142,11 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def compact(record: dict[str, Any]) -> str:
+def compact(record: dict[str, Any], out_types: tuple[str, ...] = OUT_TYPES) -> str:
     """JSON with one line per key and tensor."""
     lines = []
     for key, value in record.items():
-        if key not in OUT_TYPES:
+        if key not in out_types:
             lines.append(f"{json.dumps(key)}: {json.dumps(value)}")
             continue
         parts = []
