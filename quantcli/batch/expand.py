@@ -16,6 +16,7 @@ from pydantic import TypeAdapter
 from quantcli.batch.manifest import ManifestError, Model, Read, Settings, as_keys
 from quantcli.calibration.text import BUILTIN
 from quantcli.errors import QuantcliError, UsageError
+from quantcli.gguf_file import without_number
 from quantcli.methods import method_info
 from quantcli.planning import Job, Target
 from quantcli.planning.from_options import AUTO, make_job, make_target
@@ -109,13 +110,13 @@ def _job(
     source = _source(model.source, base)
     local = Path(source).is_absolute()
     if local and model.revision:
-        raise UsageError("revision is for hub models, but the source is a local folder")
+        raise UsageError("revision is for hub models, but the source is local")
     job = _conversion(source, model, settings, method, recipe, base)
     labels = [_label(job.target)] if job.target else _types(job)
     job = replace(job, types=job.types if job.target else tuple(labels))
     words = {
         "org": "" if local else source.rpartition("/")[0],
-        "model": model.name or PurePosixPath(source).name,
+        "model": model.name or PurePosixPath(source).name.removesuffix(".gguf"),
         "revision": model.revision or "",
         "method": method,
         "recipe": Path(recipe).stem if recipe else "",
@@ -126,14 +127,15 @@ def _job(
         raise UsageError(f"output {template!r} is one file for several types; add {TYPE}")
     if job.target:
         template = outputs[0]
-    files = [job.imatrix, job.calibrate, job.evaluate, *([source] if local else [])]
+    files = [job.imatrix, job.calibrate, job.evaluate]
     return BatchJob(
         name=" ".join(filter(None, [_at(model), method, words["recipe"]])),
         source=model.source,
         recipe=recipe,
         job=replace(job, output=root / template),
         outputs=outputs,
-        identity="".join(_fingerprint(Path(file)) for file in files if file is not None),
+        identity="".join(_fingerprint(Path(file)) for file in files if file is not None)
+        + (_fingerprint(Path(source), is_model=True) if local else ""),
         upload=_filled(settings.upload, words) if settings.upload else None,
         report=tuple(settings.report or ()),
     )
@@ -166,6 +168,8 @@ def _conversion(
         split_max_bytes=parse_size(settings.split_max_size, "split_max_size")
         if settings.split_max_size
         else None,
+        keep_split=bool(settings.keep_split),
+        allow_requantize=bool(settings.allow_requantize),
         evaluate=_evaluation(settings, base),
         gate=settings.gate.gate if settings.gate else None,
         force=True,  # the ledger knows whose an existing output is
@@ -195,9 +199,9 @@ def _at(model: Model) -> str:
 
 
 def _source(source: str, base: Path) -> str:
-    """An absolute path for a folder, a hub id as it is."""
+    """An absolute path for a folder or a GGUF file, a hub id as it is."""
     path = Path(source).expanduser()
-    if source.startswith((".", "/", "~")) or (base / path).is_dir():
+    if source.startswith((".", "/", "~")) or (base / path).is_dir() or source.endswith(".gguf"):
         return str((base / path).resolve())
     return source
 
@@ -248,10 +252,12 @@ def _below_root(name: str) -> str:
     return name
 
 
-def _fingerprint(path: Path) -> str:
-    """Contents of a small file; names, sizes and times of a folder's files."""
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file())
+def _fingerprint(path: Path, *, is_model: bool = False) -> str:
+    """Contents of a small file; names, sizes and times of a model's files."""
+    if path.is_dir() or is_model:
+        folder, name = (path, None) if path.is_dir() else (path.parent, without_number(path))
+        found = [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+        files = sorted(file for file in found if name in (None, without_number(file)))
         return "".join(f"{f.name} {(s := f.stat()).st_size} {s.st_mtime_ns};" for f in files)
     return _digest(path) if path.is_file() else ""
 

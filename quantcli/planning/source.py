@@ -1,0 +1,153 @@
+"""What is converted: a checkpoint seen through its family, or a GGUF file of any architecture."""
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantcli import __version__
+from quantcli.architectures import OutputTensor, find
+from quantcli.checkpoint import Checkpoint, open_checkpoint
+from quantcli.checkpoint.checkpoint import WEIGHT_DTYPES
+from quantcli.checkpoint.files import show
+from quantcli.errors import UnsupportedError, UsageError
+from quantcli.gguf_source import is_gguf, open_gguf
+from quantcli.planning.file import PlannedTensor
+from quantcli.planning.job import Job
+from quantcli.planning.metadata import common_metadata
+from quantcli.progress import Progress
+from quantcli.tensor_types import names
+
+Metadata = dict[str, Any]
+QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened source and all that its outputs share, but for what an imatrix adds.
+
+    `stored` are the types of a GGUF file's tensors, None of a checkpoint; `split_counts` how many
+    tensors each output file gets, where the files of the source are kept.
+    """
+
+    checkpoint: Checkpoint
+    architecture: str
+    origins: list[OutputTensor]
+    metadata: Metadata
+    warnings: list[str]
+    stored: dict[str, str] | None = None
+    split_counts: tuple[int, ...] | None = None
+
+
+def open_source(job: Job, *, weights: bool, progress: Progress | None) -> Source:
+    """Open what the job names; with weights=False a hub model is not downloaded.
+
+    Raises:
+        QuantcliError: see open_checkpoint, open_gguf; for flags that do not suit the source.
+    """
+    source = _gguf(job) if is_gguf(job.source) else _checkpoint(job, weights, progress)
+    if job.delete_source and source.checkpoint.revision is None:
+        raise UsageError(
+            f"--delete-source is for downloads in the hub's cache; {job.source!r} is a local "
+            f"{'file' if source.stored else 'folder'}"
+        )
+    return source
+
+
+def _checkpoint(job: Job, weights: bool, progress: Progress | None) -> Source:
+    if job.keep_split or job.allow_requantize:
+        option = "--keep-split" if job.keep_split else "--allow-requantize"
+        raise UsageError(f"{option} is for GGUF files; {job.source!r} is none")
+    checkpoint = open_checkpoint(
+        job.source, revision=job.revision, weights=weights, progress=progress
+    )
+    architecture = find(checkpoint.config)
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    origins = architecture.tensors(checkpoint.config, shapes)
+    for origin in origins:
+        if origin.source is not None:
+            checkpoint.weight(origin.source)
+    metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
+    return Source(checkpoint, architecture.name, origins, metadata, warnings)
+
+
+def _gguf(job: Job) -> Source:
+    refused = {
+        "--revision": (job.revision, "is for hub models"),
+        "--pre-tokenizer": (
+            job.pre_tokenizer,
+            "is for checkpoints (--override-kv tokenizer.ggml.pre=str:NAME sets that of a GGUF)",
+        ),
+        "--split-max-size": (job.split_max_bytes and job.keep_split, "excludes --keep-split"),
+    }
+    for option, (given, why) in refused.items():
+        if given:
+            raise UsageError(f"{option} {why}, but {job.source!r} is a GGUF file")
+    opened = open_gguf(Path(job.source))
+    metadata = dict(opened.metadata)
+    keys = dict(reversed(file_keys().items()))  # in llama-quantize's order, at the end
+    keys |= {"quantcli.version": __version__, "quantcli.method": job.method}
+    for key in keys:
+        metadata.pop(key, None)
+    counts = tuple(map(len, opened.files))
+    return Source(
+        opened.checkpoint,
+        opened.architecture,
+        opened.origins(job.keep_split),
+        metadata | keys,
+        [],
+        stored=opened.types,
+        split_counts=counts if job.keep_split and len(counts) > 1 else None,
+    )
+
+
+def check_requantized(job: Job, source: Source, tensors: Iterable[PlannedTensor]) -> list[str]:
+    """A warning where `tensors` quantize what is quantized already.
+
+    Raises:
+        UnsupportedError: where that is not allowed, or values are of a type that has no decoder.
+    """
+    if source.stored is None:
+        return []
+    twice: dict[str, str] = {}
+    measured = job.calibrates or job.target is not None
+    for tensor in tensors:
+        kind = source.stored[tensor.name]
+        if kind in WEIGHT_DTYPES or (kind == tensor.type.name and not measured):
+            continue
+        where = f"{show(job.source)}: tensor {show(tensor.name)}"
+        if kind not in names():
+            raise UnsupportedError(
+                f"{where} is {kind}, which cannot be decoded here to become {tensor.type.name}: "
+                "convert a file of F16, BF16 or F32"
+            )
+        if not job.allow_requantize:
+            raise UnsupportedError(
+                f"{where} is {kind} already: convert the F16, BF16 or F32 file, or quantize twice "
+                "with --allow-requantize"
+            )
+        twice[tensor.name] = kind
+    if not twice:
+        return []
+    kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(twice.values()).most_common())
+    return [
+        f"quantized twice: tensors of {Path(job.source).name} are quantized already ({kinds}), "
+        "and errors add up; its F16, BF16 or F32 file gives a better result"
+    ]
+
+
+def source_type(checkpoint: Checkpoint) -> str:
+    """The type that most of the source's matrices have: what --leave-output-tensor keeps."""
+    kinds = Counter(t.dtype for t in checkpoint.tensors.values() if len(t.shape) > 1)
+    return kinds.most_common(1)[0][0] if kinds else "F32"
+
+
+def file_keys() -> Metadata:
+    """The keys of a quantized file; the first has another value in each output."""
+    return {
+        "general.file_type": np.uint32(0),
+        "general.quantization_version": np.uint32(QUANTIZATION_VERSION),
+    }
