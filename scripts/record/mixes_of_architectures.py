@@ -1,6 +1,6 @@
 """Record which types llama-quantize gives the tensors of every architecture that gguf-py knows.
 
-    python -m pip install llama-cpp-python gguf
+    python -m pip install llama-cpp-python    # and gguf-py of the llama.cpp in its source archive
     python scripts/record/mixes_of_architectures.py [tests/data/recipes/architectures.json]
 
 Each model has every tensor that gguf-py's table lists for its architecture, with rows of 256, and
@@ -13,6 +13,7 @@ import ctypes
 import importlib.metadata
 import json
 import multiprocessing
+import os
 import re
 import sys
 import tempfile
@@ -40,10 +41,23 @@ SPECIAL = {
     "llama-embed-80-no-gqa": ("llama-embed", {"block_count": 80, "attention.head_count_kv": 8}),
     "nanbeige-16": ("nanbeige", {"block_count": 16, "num_loops": 2}),
     "grok-16": ("grok", {"block_count": 16, "expert_count": 8}),
+    "graniteswitch-15": ("graniteswitch", {"block_count": 15}),
     "glm5-next-16": ("glm5-next", {"block_count": 16}),
 }
 WITHOUT_SUFFIX = ("ssm_a", "ssm_d")
 NOT_QUANTIZED = ("clip", "mmproj")
+# What some architectures check beyond that a key is there.
+VALUES = {
+    "rope.dimension_sections": [1, 1, 1, 1],
+    "attention.sliding_window_pattern": [True, False] * (BLOCKS // 2),
+    "adapters.token_ids_activate": [1],
+    "adapters.token_ids_substitute": [1],
+    "attention.indexer.top_k": 2,
+    "attention.indexer.kpool": 2,
+    "hyper_connection.count": 4,
+    "hrm.layers_per_stack": BLOCKS // 2,
+    "kda.gate_lower_bound": -1.0,
+}
 FLOATS = ("epsilon", "scale", "factor", "clamp", "cap", "freq", "alpha", "beta", "bias", "_eps")
 
 
@@ -82,11 +96,6 @@ def first_guess(arch, arch_id):
     return {f"{arch}.{key}": value for key, value in metadata.items()}
 
 
-def expanded(spec):
-    """As mixes.expand, but names such as "enc.blk.{}" count as blocks, too."""
-    return list(expand(spec))
-
-
 def write_source(path, spec):
     arch = spec["metadata"]["general.architecture"]
     writer = gguf.GGUFWriter(path, arch)
@@ -123,6 +132,7 @@ def record(spec, types, folder):
 def child(spec, types, folder, out):
     """Record, or tell what llama.cpp said."""
     said: list[str] = []
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # llama.cpp's last words
     callback = ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)
     keep = callback(lambda _level, text, _data: said.append(text.decode(errors="replace")))
     llama_cpp.llama_log_set(keep, None)
@@ -151,7 +161,8 @@ def corrected(metadata, said):
     """Whether `metadata` could be changed to what llama.cpp said it misses."""
     if found := re.search(r"key not found in model: (\S+)", said):
         key = found[1]
-        metadata[key] = 0.5 if any(part in key for part in FLOATS) else 1
+        guess = 0.5 if any(part in key for part in FLOATS) else 1
+        metadata[key] = VALUES.get(key.partition(".")[2], guess)
         return True
     if found := re.search(r"key (\S+) has wrong type (\S+) but expected type (\S+)", said):
         key, wanted = found[1], found[3]
@@ -161,7 +172,7 @@ def corrected(metadata, said):
             metadata[key] = values[wanted]
         elif wanted == "arr":
             metadata[key] = [1] * 4
-        return metadata.get(key) != before
+        return type(metadata.get(key)) is not type(before)
     return False
 
 
@@ -169,7 +180,8 @@ def find(name, arch, arch_id, changes, types, folder):
     """The spec with its runs, or None."""
     metadata = {"general.architecture": arch} | first_guess(arch, arch_id)
     metadata |= {f"{arch}.{key}": value for key, value in changes.items()}
-    spec = {"metadata": metadata, "tensors": tensors(arch_id, metadata.get(f"{arch}.expert_count", 0))}
+    n_expert = metadata.get(f"{arch}.expert_count", 0)
+    spec = {"metadata": metadata, "tensors": tensors(arch_id, n_expert)}
     kind, said = "", ""
     for _ in range(40):
         kind, said = attempt(spec, types, folder)
