@@ -19,8 +19,8 @@ import llama_cpp  # type: ignore[import-not-found, unused-ignore]
 from quantcli.recipes import file_type
 
 sys.path.append(str(Path(__file__).parents[2] / "tests"))  # last: it has a llama_cpp, too
-from gguf_contents import contents  # noqa: E402
-from gguf_sources import cases  # noqa: E402
+from gguf_contents import contents
+from gguf_sources import cases
 
 
 def quantize(source, target, options):
