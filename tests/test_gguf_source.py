@@ -139,13 +139,13 @@ def test_an_imatrix_of_another_number_of_experts_is_refused(tmp_path: Path) -> N
     content[name] = (content[name][0][:2], "F16")
     source = write(tmp_path / "x.gguf", metadata(), content)
     imatrix_of(tmp_path / "i.gguf")
-    with pytest.raises(BadInputError, match="1024 values for 'blk.0.ffn_up_exps.weight'"):
+    with pytest.raises(BadInputError, match=r"1024 values for 'blk.0.ffn_up_exps.weight'"):
         quantcli.plan(job(source, tmp_path, imatrix=tmp_path / "i.gguf"))
 
 
 def test_quantizing_twice_is_for_those_who_ask(tmp_path: Path) -> None:
     source = write(tmp_path / "x.gguf", metadata(), tensors("Q8_0"))
-    with pytest.raises(UnsupportedError, match="is Q8_0 already.*--allow-requantize"):
+    with pytest.raises(UnsupportedError, match=r"is Q8_0 already.*--allow-requantize"):
         quantcli.plan(job(source, tmp_path))
     asked = job(source, tmp_path / "y.gguf", allow_requantize=True)
     report = quantcli.convert(asked)
@@ -159,7 +159,7 @@ def test_types_without_decoder_are_refused_while_planning(tmp_path: Path) -> Non
     content = tensors()
     content["blk.0.attn_q.weight"] = (content["blk.0.attn_q.weight"][0], "I32")
     source = write(tmp_path / "x.gguf", metadata(), content)
-    with pytest.raises(UnsupportedError, match="'blk.0.attn_q.weight' is I32, which cannot"):
+    with pytest.raises(UnsupportedError, match=r"'blk.0.attn_q.weight' is I32, which cannot"):
         quantcli.plan(job(source, tmp_path, allow_requantize=True))
 
 

@@ -166,6 +166,7 @@ def test_no_output_is_one_of_the_parts(tmp_path: Path, call: Call) -> None:
     ("flags", "words"),
     [
         (["--keep-split", "--split-max-size", "1M"], "--split-max-size excludes --keep-split"),
+        (["--keep-split", "--method", "gptq"], "--keep-split excludes --method gptq"),
         (["--pre-tokenizer", "llama-bpe"], "--override-kv tokenizer.ggml.pre=str:NAME"),
         (["--revision", "main"], "--revision is for hub models"),
         (["--delete-source"], "local file"),

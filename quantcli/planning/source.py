@@ -1,5 +1,6 @@
 """What is converted: a checkpoint seen through its family, or a GGUF file of any architecture."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from quantcli.planning.file import PlannedTensor
 from quantcli.planning.job import Job
 from quantcli.planning.metadata import common_metadata
 from quantcli.progress import Progress
+from quantcli.recipes.mixes import block_of
 from quantcli.tensor_types import names
+from quantcli.transformer.layout import EMBEDDING, HEAD, OUTPUT_NORM
 
 Metadata = dict[str, Any]
 QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
@@ -86,7 +89,15 @@ def _gguf(job: Job) -> Source:
     for option, (given, why) in refused.items():
         if given:
             raise UsageError(f"{option} {why}, but {job.source!r} is a GGUF file")
+    if job.keep_split and job.calibrates:
+        raise UsageError(
+            f"--keep-split excludes --method {job.method}, which writes tensors in the order in "
+            "which they are computed; --split-max-size cuts such files"
+        )
     opened = open_gguf(Path(job.source))
+    origins = opened.origins(job.keep_split)
+    if job.calibrates:
+        origins.sort(key=lambda origin: _as_computed(origin.name))
     metadata = dict(opened.metadata)
     keys = dict(reversed(file_keys().items()))  # in llama-quantize's order, at the end
     keys |= {"quantcli.version": __version__, "quantcli.method": job.method}
@@ -96,12 +107,19 @@ def _gguf(job: Job) -> Source:
     return Source(
         opened.checkpoint,
         opened.architecture,
-        opened.origins(job.keep_split),
+        origins,
         metadata | keys,
         [],
         stored=opened.types,
         split_counts=counts if job.keep_split and len(counts) > 1 else None,
     )
+
+
+def _as_computed(name: str) -> tuple[float, bool, str]:
+    """Sorts tensors in the order of a forward pass: methods that calibrate write as they go."""
+    if name in (OUTPUT_NORM, HEAD):
+        return math.inf, name == HEAD, name
+    return block_of(name), name != EMBEDDING, name
 
 
 def check_requantized(job: Job, source: Source, tensors: Iterable[PlannedTensor]) -> list[str]:
