@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from conftest import Call
 from gguf_contents import contents
 from gguf_sources import EXPERTS, N, cases, metadata, tensors, write
 from safetensors.numpy import save_file
@@ -236,6 +237,26 @@ def test_plan_knows_every_byte(tmp_path: Path) -> None:
         output = quantcli.convert(wanted).outputs[0]
         sizes = [Path(path).stat().st_size for path in output.paths]
         assert planned.size_bytes == output.size_bytes == sum(sizes)
+
+
+def test_a_batch_of_gguf_files(tmp_path: Path, call: Call) -> None:
+    write(call.work / "one-F16.gguf", metadata(), tensors())
+    write(call.work / "two.gguf", metadata(), tensors("Q8_0"), [20, 19])
+    (call.work / "zoo.toml").write_text(
+        '[defaults]\ntypes = ["Q4_0"]\n[[models]]\nsource = "one-F16.gguf"\n'
+        '[[models]]\nsource = "two-00001-of-00002.gguf"\n'
+        "allow_requantize = true\nkeep_split = true\n"
+    )
+    shelf = call.work / "shelf"
+    assert call("batch", "zoo.toml", "-o", shelf).code == 0
+    made = {str(path.relative_to(shelf)) for path in shelf.rglob("*.gguf")}
+    assert made == {
+        "one/one-Q4_0.gguf",
+        *(f"two/two-Q4_0-0000{i}-of-00002.gguf" for i in (1, 2)),
+    }
+    first = {path: path.stat().st_mtime_ns for path in shelf.rglob("*.gguf")}
+    assert call("batch", "zoo.toml", "-o", shelf).code == 0
+    assert {path: path.stat().st_mtime_ns for path in shelf.rglob("*.gguf")} == first
 
 
 def test_a_file_without_a_name_is_called_as_it_is(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from quantcli.gguf_file import without_number
 from quantcli.methods import method_info
 from quantcli.planning import Job, Target
 from quantcli.planning.from_options import AUTO, make_job, make_target
-from quantcli.planning.names import TYPE
+from quantcli.planning.names import TYPE, bare_name
 from quantcli.planning.ram import parse_size
 from quantcli.recipes import file_type
 
@@ -116,7 +116,7 @@ def _job(
     job = replace(job, types=job.types if job.target else tuple(labels))
     words = {
         "org": "" if local else source.rpartition("/")[0],
-        "model": model.name or PurePosixPath(source).name.removesuffix(".gguf"),
+        "model": model.name or _model_name(source),
         "revision": model.revision or "",
         "method": method,
         "recipe": Path(recipe).stem if recipe else "",
@@ -204,6 +204,12 @@ def _source(source: str, base: Path) -> str:
     if source.startswith((".", "/", "~")) or (base / path).is_dir() or source.endswith(".gguf"):
         return str((base / path).resolve())
     return source
+
+
+def _model_name(source: str) -> str:
+    if source.endswith(".gguf"):
+        return bare_name(without_number(Path(source)).removesuffix(".gguf"))
+    return PurePosixPath(source).name
 
 
 def _file(name: str, base: Path) -> Path:

@@ -39,7 +39,7 @@ def conventional_name(metadata: Metadata, file_type: str, source_id: str) -> str
         return value if isinstance(value, str) and value else None
 
     name = gguf.utility.naming_convention(
-        known("name") or _TYPE_AT_END.sub("", source_id),
+        known("name") or bare_name(source_id),
         known("basename"),
         known("finetune"),
         known("version"),
@@ -48,6 +48,11 @@ def conventional_name(metadata: Metadata, file_type: str, source_id: str) -> str
     )
     # The parts come from a model card: no separators, no hidden files, no control codes.
     return re.sub(r"[^\w.+-]+", "-", name).lstrip(".-")[-200:] + ".gguf"
+
+
+def bare_name(source_id: str) -> str:
+    """The name of a GGUF file without its own type at the end."""
+    return _TYPE_AT_END.sub("", source_id) or source_id
 
 
 def check_distinct(paths: list[Path]) -> None:
