@@ -108,7 +108,8 @@ def imatrix_of(path: Path, *, leave_out: str = "-") -> Imatrix:
 
 
 def test_each_expert_is_weighted_by_its_own_importance(tmp_path: Path) -> None:
-    source = write(tmp_path / "x.gguf", metadata(), tensors())
+    keys = metadata(**{"quantize.imatrix.dataset": "old", "quantize.imatrix.file": "old"})
+    source = write(tmp_path / "x.gguf", keys, tensors())
     imatrix = imatrix_of(tmp_path / "i.gguf")
     quantcli.convert(job(source, tmp_path / "y.gguf", imatrix=tmp_path / "i.gguf"))
     made = read_header(tmp_path / "y.gguf")
@@ -120,8 +121,13 @@ def test_each_expert_is_weighted_by_its_own_importance(tmp_path: Path) -> None:
     expected = [kind.encode(w[i], importance[i]) for i in range(EXPERTS)]
     assert np.array_equal(read_tensor(made.tensors[name]), np.concatenate(expected))
     assert not np.array_equal(expected[1], kind.encode(w[1], importance[0]))
-    assert made.metadata["quantize.imatrix.file"] == "i.gguf"
-    assert made.metadata["quantize.imatrix.entries_count"] == len(imatrix.entries)
+    said = {k: v for k, v in made.metadata.items() if k.startswith("quantize.")}
+    assert said == {
+        "quantize.imatrix.file": "i.gguf",
+        "quantize.imatrix.dataset": "some.txt",
+        "quantize.imatrix.entries_count": len(imatrix.entries),
+        "quantize.imatrix.chunks_count": 3,
+    }
 
 
 def test_a_tensor_without_entry_is_rounded_without_and_said_so(tmp_path: Path) -> None:

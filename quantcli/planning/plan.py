@@ -179,7 +179,9 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         warnings += _few_tokens(job, tokens) + _unfolded(job, model)
         imatrix = None if job.calibrates else made
     if imatrix is not None:
-        metadata |= imatrix_metadata(imatrix)
+        # A GGUF source may tell of another one.
+        kept = {k: v for k, v in metadata.items() if not k.startswith("quantize.imatrix.")}
+        metadata = kept | imatrix_metadata(imatrix)
     files = _plan_files(job, kinds, replace(source, metadata=metadata))
     check_distinct([file.path for file in files])
     warnings += check_requantized(job, source, (t for file in files for t in file.tensors))

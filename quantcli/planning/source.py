@@ -77,23 +77,26 @@ def _checkpoint(job: Job, weights: bool, progress: Progress | None) -> Source:
     return Source(checkpoint, architecture.name, origins, metadata, warnings)
 
 
-def _gguf(job: Job) -> Source:
-    refused = {
-        "--revision": (job.revision, "is for hub models"),
-        "--pre-tokenizer": (
-            job.pre_tokenizer,
-            "is for checkpoints (--override-kv tokenizer.ggml.pre=str:NAME sets that of a GGUF)",
-        ),
-        "--split-max-size": (job.split_max_bytes and job.keep_split, "excludes --keep-split"),
-    }
-    for option, (given, why) in refused.items():
-        if given:
-            raise UsageError(f"{option} {why}, but {job.source!r} is a GGUF file")
+def _check_flags(job: Job) -> None:
+    """Raises UsageError for what does not suit a GGUF file."""
+    if job.revision is not None:
+        raise UsageError(f"--revision is for hub models, but {job.source!r} is a GGUF file")
+    if job.pre_tokenizer is not None:
+        raise UsageError(
+            "--pre-tokenizer is for checkpoints; a GGUF file has one, which --override-kv "
+            "tokenizer.ggml.pre=str:NAME replaces"
+        )
+    if job.keep_split and job.split_max_bytes is not None:
+        raise UsageError("--split-max-size excludes --keep-split; leave one out")
     if job.keep_split and job.calibrates:
         raise UsageError(
             f"--keep-split excludes --method {job.method}, which writes tensors in the order in "
             "which they are computed; --split-max-size cuts such files"
         )
+
+
+def _gguf(job: Job) -> Source:
+    _check_flags(job)
     opened = open_gguf(Path(job.source))
     origins = opened.origins(job.keep_split)
     if job.calibrates:
@@ -101,7 +104,7 @@ def _gguf(job: Job) -> Source:
     metadata = dict(opened.metadata)
     keys = dict(reversed(file_keys().items()))  # in llama-quantize's order, at the end
     keys |= {"quantcli.version": __version__, "quantcli.method": job.method}
-    for key in keys:
+    for key in (*keys, "quantcli.calibration.sha256"):
         metadata.pop(key, None)
     counts = tuple(map(len, opened.files))
     return Source(
