@@ -98,7 +98,7 @@ def _job(plan: Plan, writers: list[Writer]) -> RoundPieces:
     places = [writer.places() for writer in writers]
     targets = [
         [
-            Target(tensor.type, *place[origin.name])
+            Target(tensor.type, *place[origin.name], plan.is_copied(tensor))
             for tensor, place in zip(plan.versions(index), places, strict=True)
         ]
         for index, origin in enumerate(plan.origins)
@@ -119,6 +119,10 @@ def pieces(plan: Plan) -> Iterator[Piece]:
         label = f"{plan.checkpoint.id}: tensor {origin.source or origin.name!r}"
         n_rows, n_columns = matrix_shape(origin.shape)
         step = max(1, PIECE_WEIGHTS // n_columns)
-        for start in range(0, n_rows, step):
-            rows = slice(start, min(start + step, n_rows))
-            yield Piece(index, origin.name, rows, importance, label)
+        # Each expert has an importance of its own, which a piece must not mix.
+        parts = [importance] if importance is None or importance.ndim == 1 else importance
+        n_part = n_rows // len(parts)
+        for number, part in enumerate(parts):
+            end = (number + 1) * n_part
+            for start in range(number * n_part, end, step):
+                yield Piece(index, origin.name, slice(start, min(start + step, end)), part, label)

@@ -13,7 +13,8 @@ import numpy as np
 from quantcli.architectures import OutputTensor, find
 from quantcli.checkpoint import Checkpoint, open_checkpoint
 from quantcli.errors import BadInputError, UnsupportedError, UsageError
-from quantcli.gguf_file import TensorEntry, read_split, read_tensor
+from quantcli.gguf_file import TensorEntry, read_split
+from quantcli.gguf_source import GgufWeights, is_gguf
 from quantcli.progress import Progress
 from quantcli.tensor_types import by_id
 from quantcli.tokenizer import read_tokenizer
@@ -71,6 +72,10 @@ class CheckpointModel:
             w = self._checkpoint.float32(origin.source, chosen)
         return w + np.float32(origin.add) if origin.add else w
 
+    def packed(self, name: str, rows: slice) -> np.ndarray:
+        """Rows of a tensor of a GGUF file as they are stored, uint8 [rows, row_bytes]."""
+        return np.asarray(self._checkpoint.raw(name)[rows])
+
 
 class GgufModel:
     """A GGUF file, or the first of its shards."""
@@ -86,13 +91,12 @@ class GgufModel:
         self.types = {name: _type_name(entry) for name, entry in header.tensors.items()}
         self._path = path
         self._entries = header.tensors
+        self._weights = GgufWeights(header.tensors)
 
     def rows(self, name: str, rows: Rows = None) -> np.ndarray:
         """Rows of a tensor, decoded; see Model."""
         entry = _get(self._entries, name, str(self._path))
-        packed = read_tensor(entry)
-        w = by_id(entry.type_id).decode(np.asarray(packed if rows is None else packed[rows]))
-        return w.reshape(-1) if len(entry.shape) < 2 else w
+        return self._weights.float32(entry.name, rows)
 
 
 def open_model(
@@ -102,7 +106,7 @@ def open_model(
 
     Raises: see open_checkpoint, architectures.find, read_tokenizer, GgufModel.
     """
-    if source.endswith(".gguf") and not Path(source).is_dir():
+    if is_gguf(source):
         if revision is not None:
             raise UsageError(f"--revision is for hub models, but {source!r} is a file")
         return GgufModel(Path(source))

@@ -70,7 +70,7 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
     return Report(
         source_id=plan.checkpoint.id,
         revision=plan.checkpoint.revision,
-        architecture=plan.architecture.name,
+        architecture=plan.architecture,
         parameters=plan.parameters,
         outputs=[_output(plan, *each) for each in facts],
         seconds=time.monotonic() - began,
@@ -195,7 +195,8 @@ def _writer(plan: Plan, file: PlannedFile) -> Writer:
         file.path,
         file.metadata,
         file.slots,
-        split_max_bytes=plan.job.split_max_bytes,
+        split_max_bytes=file.split_max_bytes,
+        split_counts=file.split_counts,
         force=plan.job.force,
     )
 

@@ -10,6 +10,7 @@ LINES = [
     {"kernels", "workers"},
     {"tensor_types", "checkpoint", "architectures", "gguf_file"},
     {"tokenizer", "recipes"},
+    {"gguf_source"},
     {"model"},
     {"transformer"},
     {"calibration"},

@@ -80,15 +80,15 @@ def test_bad_overrides(text: str) -> None:
 
 def test_names_are_safe_whatever_the_model_card_says(tmp_path: Path) -> None:
     card = {"general.basename": "../../etc/\x1b[2Jx", "general.size_label": "8B"}
-    name = conventional_name(card, "Q8_0")
+    name = conventional_name(card, "Q8_0", "x")
     assert name == "etc--2Jx-8B-Q8_0.gguf"
-    assert output_path(tmp_path, card, "Q8_0").parent == tmp_path
+    assert output_path(tmp_path, card, "Q8_0", "x").parent == tmp_path
 
 
 def test_output_is_a_folder_or_a_gguf_name(tmp_path: Path) -> None:
-    assert output_path(tmp_path / "x.gguf", {}, "Q8_0") == tmp_path / "x.gguf"
+    assert output_path(tmp_path / "x.gguf", {}, "Q8_0", "x") == tmp_path / "x.gguf"
     with pytest.raises(UsageError, match="missing"):
-        output_path(tmp_path / "missing", {}, "Q8_0")
+        output_path(tmp_path / "missing", {}, "Q8_0", "x")
 
 
 def test_one_file_name_for_two_types_is_refused(tmp_path: Path, demo: Path) -> None:

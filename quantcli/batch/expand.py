@@ -16,10 +16,11 @@ from quantcli.batch.manifest import ManifestError, Model, Read, Settings, as_key
 from quantcli.batch.naming import below_root, clashing_outputs, clashing_uploads, filled
 from quantcli.calibration.text import BUILTIN
 from quantcli.errors import QuantcliError, UsageError
+from quantcli.gguf_file import without_number
 from quantcli.methods import method_info
 from quantcli.planning import Job, Target
 from quantcli.planning.from_options import AUTO, make_job, make_target
-from quantcli.planning.names import TYPE
+from quantcli.planning.names import TYPE, bare_name
 from quantcli.planning.ram import parse_size
 from quantcli.recipes import file_type
 from quantcli.report.files import check_drawing
@@ -114,7 +115,7 @@ def _job(
     source = _source(model.source, base)
     local = Path(source).is_absolute()
     if local and model.revision:
-        raise UsageError("revision is for hub models, but the source is a local folder")
+        raise UsageError("revision is for hub models, but the source is local")
     if "html" in (settings.report or ()):
         check_drawing("report")
     job = _conversion(source, model, settings, method, recipe, base)
@@ -122,7 +123,7 @@ def _job(
     job = replace(job, types=job.types if job.target else tuple(labels))
     words = {
         "org": "" if local else source.rpartition("/")[0],
-        "model": model.name or PurePosixPath(source).name,
+        "model": model.name or _model_name(source),
         "revision": model.revision or "",
         "method": method,
         "recipe": Path(recipe).stem if recipe else "",
@@ -133,14 +134,17 @@ def _job(
         raise UsageError(f"output {template!r} is one file for several types; add {TYPE}")
     if job.target:
         template = outputs[0]
-    files = [job.imatrix, job.calibrate, job.evaluate, source if local else None]
+    files = [job.imatrix, job.calibrate, job.evaluate]
     return BatchJob(
         name=" ".join(filter(None, [_at(model), method, words["recipe"]])),
         source=model.source,
         recipe=recipe,
         job=replace(job, output=root / template),
         outputs=outputs,
-        identity=tuple(_fingerprint(Path(file)) if file else "" for file in files),
+        identity=(
+            *(_fingerprint(Path(file)) if file else "" for file in files),
+            _fingerprint(Path(source), is_model=True) if local else "",
+        ),
         upload=filled(settings.upload, words) if settings.upload else None,
         report=tuple(settings.report or ()),
     )
@@ -173,6 +177,8 @@ def _conversion(
         split_max_bytes=parse_size(settings.split_max_size, "split_max_size")
         if settings.split_max_size
         else None,
+        keep_split=bool(settings.keep_split),
+        allow_requantize=bool(settings.allow_requantize),
         evaluate=_evaluation(settings, base),
         gate=settings.gate.gate if settings.gate else None,
         force=True,  # the ledger knows whose an existing output is
@@ -202,11 +208,17 @@ def _at(model: Model) -> str:
 
 
 def _source(source: str, base: Path) -> str:
-    """An absolute path for a folder, a hub id as it is."""
+    """An absolute path for a folder or a GGUF file, a hub id as it is."""
     path = Path(source).expanduser()
-    if source.startswith((".", "/", "~")) or (base / path).is_dir():
+    if source.startswith((".", "/", "~")) or (base / path).is_dir() or source.endswith(".gguf"):
         return str((base / path).resolve())
     return source
+
+
+def _model_name(source: str) -> str:
+    if source.endswith(".gguf"):
+        return bare_name(without_number(Path(source)).removesuffix(".gguf"))
+    return PurePosixPath(source).name
 
 
 def _file(name: str, base: Path) -> Path:
@@ -226,10 +238,12 @@ def _is_path(value: object) -> bool:
     return isinstance(value, str) and Path(value).is_absolute()
 
 
-def _fingerprint(path: Path) -> str:
-    """Contents of a small file; names, sizes and times of a folder's files."""
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.is_file())
+def _fingerprint(path: Path, *, is_model: bool = False) -> str:
+    """Contents of a small file; names, sizes and times of a model's files."""
+    if path.is_dir() or is_model:
+        folder, name = (path, None) if path.is_dir() else (path.parent, without_number(path))
+        found = [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+        files = sorted(file for file in found if name in (None, without_number(file)))
         return "".join(f"{f.name} {(s := f.stat()).st_size} {s.st_mtime_ns};" for f in files)
     return _digest(path) if path.is_file() else ""
 

@@ -91,6 +91,8 @@ class Settings(Strict):
     on_fallback: Literal["error", "warn", "allow"] | None = None
     override_kv: list[str] | None = None
     split_max_size: Size | None = None
+    keep_split: bool | None = None
+    allow_requantize: bool | None = None
     threads: Annotated[int, Field(ge=1, le=256)] | None = None
 
     def over(self, defaults: "Settings") -> "Settings":
@@ -99,7 +101,10 @@ class Settings(Strict):
 
 
 class Model(Settings):
-    """One [[models]] table: `source` is a hub id or a folder, `name` how the outputs call it."""
+    """One [[models]] table: `source` is a hub id, a folder or a GGUF file.
+
+    `name` is how the outputs call it.
+    """
 
     source: Annotated[str, Field(min_length=1)]
     revision: str | None = None

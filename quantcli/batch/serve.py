@@ -51,7 +51,7 @@ def _planned(order: Order) -> dict[str, Any]:
     return {
         "id": plan.checkpoint.id,
         "revision": plan.checkpoint.revision,
-        "architecture": plan.architecture.name,
+        "architecture": plan.architecture,
         "parameters": plan.parameters,
         "weights": plan.weights,
         "tokens": plan.tokens,

@@ -1,6 +1,6 @@
 """What every source becomes: a configuration, tensors read on demand, and side files."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,7 +54,7 @@ class Checkpoint:
     `source_bytes` is the size of all weight files, `missing_bytes` of those still to be downloaded
     when it was opened. `cached` are the files if they are in the hub's cache, in which it keeps
     other runs from removing them. `quantized` names the format of weights that were quantized
-    before; these are seen as F32.
+    before; these are seen as F32. `readable` are the dtypes whose values can be read.
     """
 
     id: str
@@ -67,6 +67,7 @@ class Checkpoint:
     missing_bytes: int = 0
     cached: "CachedWeights | None" = None
     quantized: str | None = None
+    readable: Collection[str] = WEIGHT_DTYPES
 
     @property
     def has_weights(self) -> bool:
@@ -94,21 +95,23 @@ class Checkpoint:
     def weight(self, name: str) -> SourceTensor:
         """Return the tensor `name` if its values can be read: to be asked while planning.
 
-        Raises: BadInputError (no such tensor), UnsupportedError (not F32, F16 or BF16).
+        Raises: BadInputError (no such tensor), UnsupportedError (a dtype that is not `readable`).
         """
         tensor = self.tensors.get(name)
         if tensor is None:
             raise BadInputError(f"{show(self.id)} lacks the tensor {show(name)}")
-        if tensor.dtype not in WEIGHT_DTYPES:
+        if tensor.dtype not in self.readable:
             hint = "" if tensor.dtype in ("F64", "C64") else "; is this a quantized checkpoint?"
             raise UnsupportedError(
                 f"tensor {show(name)}: {tensor.dtype} is not supported as a weight"
-                f" (only {', '.join(WEIGHT_DTYPES)} are){hint}"
+                f" (only {', '.join(self.readable)} are){hint}"
             )
         return tensor
 
     def raw(self, name: str) -> np.ndarray:
-        """Return a read-only view of a tensor as stored, uint16 for BF16; nothing is read yet.
+        """Return a read-only view of a tensor as stored; nothing is read yet.
+
+        It is uint16 for BF16 of safetensors, packed rows uint8 [rows, bytes] for all of GGUF.
 
         Raises: as `weight`.
         """

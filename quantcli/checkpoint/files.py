@@ -94,12 +94,14 @@ def _follow_cache_links(folder: Path, name: str) -> Path:
 class Folder:
     """The side files of a checkpoint: everything in a folder but the weights, read with limits.
 
-    `names`: files at the top level and in `additional_chat_templates/`, sorted.
+    `names`: files at the top level and in `additional_chat_templates/`, sorted; or those given.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, names: tuple[str, ...] | None = None) -> None:
         self.root = root
-        self.names = tuple(sorted(self._list("") + self._list(f"{TEMPLATE_FOLDER}/")))
+        if names is None:
+            names = tuple(sorted(self._list("") + self._list(f"{TEMPLATE_FOLDER}/")))
+        self.names = names
 
     def _list(self, prefix: str) -> list[str]:
         folder = self.root / prefix

@@ -83,7 +83,7 @@ def _nothing_found(names: Collection[str]) -> Exception:
             " save the model as safetensors first, or look for a revision that has them"
         )
     if gguf := first(".gguf"):
-        return UnsupportedError(f"only GGUF files ({show(gguf)}), not a safetensors checkpoint")
+        return UnsupportedError(f"only GGUF files ({show(gguf)}): give one of them as the source")
     return BadInputError(f"there is no {SINGLE} and no {INDEX}")
 
 

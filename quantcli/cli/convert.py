@@ -56,11 +56,16 @@ def convert(
         ),
     ] = None,
     pre_tokenizer: options.PreTokenizer = None,
+    allow_requantize: options.AllowRequantize = False,
     on_fallback: options.OnFallback = "warn",
     split_max_size: Annotated[
         str | None,
         typer.Option("--split-max-size", metavar="SIZE", help="Cut into shards, e.g. 4G."),
     ] = None,
+    keep_split: Annotated[
+        bool,
+        typer.Option("--keep-split", help="As many files as the GGUF source has, instead of one."),
+    ] = False,
     evaluate: Annotated[
         str | None,
         typer.Option(
@@ -156,7 +161,7 @@ def convert(
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Convert a checkpoint to quantized GGUF files (Q4_K_M unless told otherwise).
+    """Convert a checkpoint or a GGUF file to quantized GGUF files (Q4_K_M unless told otherwise).
 
     Example: quantcli convert org/model --type Q4_K_M,Q8_0 -o models/
     """
@@ -188,6 +193,8 @@ def convert(
         calibration_tokens=calibration_tokens,
         override_kv=tuple(override_kv or ()),
         pre_tokenizer=pre_tokenizer,
+        allow_requantize=allow_requantize,
+        keep_split=keep_split,
         on_fallback=on_fallback,
         split_max_bytes=ram.parse_size(split_max_size, "--split-max-size")
         if split_max_size

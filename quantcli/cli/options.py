@@ -12,8 +12,8 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A Hugging Face model id (org/name) or a local folder with config.json and "
-        "safetensors weights.",
+        help="A Hugging Face model id (org/name), a local folder with config.json and "
+        "safetensors weights, or a GGUF file (of a split one the first part).",
         show_default=False,
     ),
 ]
@@ -79,6 +79,13 @@ LeaveOutputTensor = Annotated[
     bool,
     typer.Option(
         "--leave-output-tensor", help="Do not quantize output.weight.", rich_help_panel=TYPES
+    ),
+]
+AllowRequantize = Annotated[
+    bool,
+    typer.Option(
+        "--allow-requantize",
+        help="Take a GGUF file that is quantized already; its errors stay and add up.",
     ),
 ]
 RecipeFile = Annotated[

@@ -21,6 +21,7 @@ def plan(
     calibration: options.Calibration = None,
     calibration_tokens: options.CalibrationTokens = None,
     pre_tokenizer: options.PreTokenizer = None,
+    allow_requantize: options.AllowRequantize = False,
     on_fallback: options.OnFallback = "warn",
     ram: Annotated[
         str | None,
@@ -64,6 +65,7 @@ def plan(
         calibration=calibration,
         calibration_tokens=calibration_tokens,
         pre_tokenizer=pre_tokenizer,
+        allow_requantize=allow_requantize,
         on_fallback=on_fallback,
         threads=threads,
     )

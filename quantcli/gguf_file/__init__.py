@@ -26,7 +26,7 @@ from quantcli.gguf_file.reader import (
     read_header,
     read_tensor,
 )
-from quantcli.gguf_file.shards import Shard, plan_shards, read_split
+from quantcli.gguf_file.shards import Shard, plan_shards, read_split, without_number
 from quantcli.gguf_file.writer import Writer, commit
 
 __all__ = [
@@ -55,5 +55,6 @@ __all__ = [
     "read_header",
     "read_split",
     "read_tensor",
+    "without_number",
     "write_file",
 ]

@@ -52,13 +52,17 @@ class TensorEntry(Slot):
 
 @dataclass(frozen=True)
 class Header:
-    """What a GGUF file says before its tensor data; tensors in file order."""
+    """What a GGUF file says before its tensor data; tensors in file order.
+
+    `files` is the file itself, or all shards of the model.
+    """
 
     version: int
     metadata: Metadata
     tensors: dict[str, TensorEntry]
     alignment: int
     data_start: int
+    files: tuple[Path, ...]
 
 
 def read_header(path: Path) -> Header:
@@ -139,7 +143,7 @@ def parse_header(data: bytes | mmap.mmap, size: int, path: Path) -> Header:
             )
         tensors[slot.name] = TensorEntry(slot.name, slot.shape, slot.type_id, end, path)
         end = padded(end + slot.nbytes, alignment)
-    return Header(version, metadata, tensors, alignment, data_start)
+    return Header(version, metadata, tensors, alignment, data_start, (path,))
 
 
 class _Cursor:

@@ -8,6 +8,7 @@ model); each shard is a GGUF file of its own.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -37,14 +38,20 @@ def plan_shards(
     *,
     max_bytes: int | None = None,
     max_tensors: int | None = None,
+    counts: Sequence[int] | None = None,
 ) -> list[Shard]:
     """The files of a model, one of name `path` if it need not be split.
 
+    counts: how many tensors each file gets, instead of the limits.
     As in llama.cpp's converter, `max_bytes` counts tensor data only, and a tensor above it gets
     a shard of its own. Raises BadInputError for what a strict reader would refuse (a tensor name
     too long, say) and UsageError for more than 65535 shards.
     """
-    groups = list(_split(slots, max_bytes, max_tensors))
+    if counts is None:
+        groups = list(_split(slots, max_bytes, max_tensors))
+    else:
+        rest = iter(slots)
+        groups = [list(islice(rest, count)) for count in counts]
     if len(groups) == 1:
         return [_shard(path, metadata, slots)]
     if len(groups) > MAX_SHARDS:
@@ -78,8 +85,8 @@ def read_split(path: Path) -> Header:
         expected = f"-00001-of-{count:05d}.gguf"
         raise BadInputError(f"{path}: one of {count} shards; give the one named {expected}")
     tensors: dict[str, TensorEntry] = {}
-    for number in range(count):
-        part = _shard_path(path.with_name(match[1]), number, count)
+    parts = tuple(_shard_path(path.with_name(match[1]), i, count) for i in range(count))
+    for number, part in enumerate(parts):
         header = read_header(part) if number else first
         if _split_number(part, header, "split.no", np.uint16) != number:
             raise BadInputError(f"{part}: split.no is not {number}; are the shards renamed?")
@@ -90,7 +97,13 @@ def read_split(path: Path) -> Header:
     total = _split_number(path, first, "split.tensors.count", np.int32)
     if total != len(tensors):
         raise BadInputError(f"{path}: {total} tensors announced, {len(tensors)} in the shards")
-    return replace(first, tensors=tensors)
+    return replace(first, tensors=tensors, files=parts)
+
+
+def without_number(path: Path) -> str:
+    """The name of a model's file, of a shard without what tells it from the others."""
+    match = _SHARD_NAME.fullmatch(path.name)
+    return f"{match[1]}.gguf" if match else path.name
 
 
 def _split(

@@ -36,10 +36,16 @@ class Writer:
         *,
         split_max_bytes: int | None = None,
         split_max_tensors: int | None = None,
+        split_counts: Sequence[int] | None = None,
         force: bool = False,
     ) -> None:
         self.shards: list[Shard] = plan_shards(
-            path, metadata, slots, max_bytes=split_max_bytes, max_tensors=split_max_tensors
+            path,
+            metadata,
+            slots,
+            max_bytes=split_max_bytes,
+            max_tensors=split_max_tensors,
+            counts=split_counts,
         )
         self._files = [AtomicFile(shard.path, force=force) for shard in self.shards]
         self._todo = [

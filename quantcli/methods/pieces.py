@@ -8,8 +8,8 @@ import numpy as np
 from quantcli.errors import BadInputError
 from quantcli.gguf_file import PartFile, Run
 from quantcli.methods import rtn
-from quantcli.methods.encoded import Cost
-from quantcli.model import Model
+from quantcli.methods.encoded import Cost, Encoded
+from quantcli.model import CheckpointModel
 from quantcli.tensor_types import TensorType
 
 PIECE_WEIGHTS = 1 << 18
@@ -31,11 +31,15 @@ class Piece:
 
 @dataclass(frozen=True)
 class Target:
-    """An output's wish for a tensor: its type, and where in which file it begins."""
+    """An output's wish for a tensor: its type, and where in which file it begins.
+
+    copied: the source has it in that type already, byte for byte.
+    """
 
     type: TensorType
     file: PartFile
     offset: int
+    copied: bool = False
 
 
 Done = tuple[Run, Cost]  # what was written for one output, and what it cost
@@ -49,7 +53,7 @@ class RoundPieces:
     ResourceError for a full disk.
     """
 
-    model: Model
+    model: CheckpointModel
     targets: Sequence[Sequence[Target]]
 
     def __call__(self, pieces: Sequence[Piece]) -> list[list[Done]]:
@@ -57,15 +61,28 @@ class RoundPieces:
 
     def _round(self, piece: Piece) -> list[Done]:
         targets, first_row = self.targets[piece.index], piece.rows.start
-        types = {target.type.name: target.type for target in targets}
-        w = np.atleast_2d(self.model.rows(piece.name, piece.rows))
-        try:
-            encoded = rtn.quantize(w, piece.importance, types.values(), first_row=first_row)
-        except BadInputError as error:
-            raise BadInputError(f"{piece.label}: {error}") from None
+        encoded: dict[str, Encoded] = {}
+        for target in targets:
+            if target.copied:
+                encoded[target.type.name] = self._copy(piece, target.type)
+        types = {t.type.name: t.type for t in targets if not t.copied}
+        if types:
+            w = np.atleast_2d(self.model.rows(piece.name, piece.rows))
+            try:
+                encoded |= rtn.quantize(w, piece.importance, types.values(), first_row=first_row)
+            except BadInputError as error:
+                raise BadInputError(f"{piece.label}: {error}") from None
         done = []
         for target in targets:
             part = encoded[target.type.name]
             offset = target.offset + first_row * part.packed.shape[1]
             done.append((target.file.write(offset, part.packed), part.cost))
         return done
+
+    def _copy(self, piece: Piece, kind: TensorType) -> Encoded:
+        packed = self.model.packed(piece.name, piece.rows)
+        if kind.quantized and not kind.scales_finite(packed):
+            raise BadInputError(
+                f"{piece.label}: a scale of {kind.name} is not finite: the source is damaged"
+            )
+        return Encoded(packed, Cost(packed.size // kind.type_size * kind.block_size))

@@ -167,4 +167,5 @@ def _file(kind: FileType, job: Job, metadata: dict[str, Any], factors: list[Fact
             None if fits else f"{columns} columns, not a multiple of {wanted.block_size}"
         )
     slots = [Slot(f.slot, f.shape, t.ggml_id) for f, t in zip(factors, types, strict=True)]
-    return AdapterFile(kind, output_path(job.output, metadata, kind.name), types, fallbacks, slots)
+    path = output_path(job.output, metadata, kind.name, str(metadata["general.name"]))
+    return AdapterFile(kind, path, types, fallbacks, slots)

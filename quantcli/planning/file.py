@@ -65,16 +65,23 @@ class PlannedFile:
     warnings: list[str]
     head_bytes: int  # size of the header, had it one file only
     split_max_bytes: int | None
+    split_counts: tuple[int, ...] | None = None  # tensors of each shard, where those are kept
 
     @cached_property
     def shards(self) -> list[Shard]:
         """The files to write, to the byte; costs a second with a large vocabulary."""
-        return plan_shards(self.path, self.metadata, self.slots, max_bytes=self.split_max_bytes)
+        return plan_shards(
+            self.path,
+            self.metadata,
+            self.slots,
+            max_bytes=self.split_max_bytes,
+            counts=self.split_counts,
+        )
 
     @property
     def size_bytes(self) -> int:
         """All bytes on disk, headers and padding included."""
-        if self.split_max_bytes is not None:
+        if self.split_max_bytes is not None or self.split_counts is not None:
             return sum(shard.size for shard in self.shards)
         return self.head_bytes + data_bytes(self.metadata, self.slots)
 

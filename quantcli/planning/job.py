@@ -25,6 +25,8 @@ class Job:
     `output` is a file (one type only) or a folder; a folder gets GGUF-convention names.
     `split_max_bytes` cuts each output into shards of at most that many bytes of tensor data.
     `lora` are adapters whose updates are merged into the weights: what is made is the sum's.
+    `keep_split` gives each file of a GGUF source its own output, `allow_requantize` takes one whose
+    tensors are quantized already.
     `calibrate` names a text (see calibration.text.read_text) for methods that calibrate, or else
     to make an importance matrix from, instead of one in a file, `imatrix`; at most
     `calibration_tokens` of it are used, or as many as do for that (`most_tokens`).
@@ -51,6 +53,8 @@ class Job:
     pre_tokenizer: str | None = None
     on_fallback: str = "warn"
     split_max_bytes: int | None = None
+    allow_requantize: bool = False
+    keep_split: bool = False
     evaluate: str | None = None
     threads: int = field(default_factory=default_threads)
     max_memory_bytes: int | None = None

@@ -4,18 +4,17 @@ Nothing that could be refused here may fail after an hour of work.
 """
 
 import math
-from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from quantcli.architectures import Architecture, OutputTensor, find
+from quantcli.architectures import OutputTensor
 from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, read_text
-from quantcli.checkpoint import Adapter, Checkpoint, open_checkpoint
-from quantcli.checkpoint.merged import merge
+from quantcli.checkpoint import Adapter, Checkpoint
+from quantcli.checkpoint.checkpoint import WEIGHT_DTYPES
 from quantcli.errors import BadInputError, UsageError
 from quantcli.gguf_file import Slot, encode_header
 from quantcli.methods import method_info
@@ -25,11 +24,7 @@ from quantcli.model import CheckpointModel
 from quantcli.planning.file import PlannedFile, PlannedTensor
 from quantcli.planning.job import Job
 from quantcli.planning.lora import (
-    check_places,
     lora_memory,
-    lora_metadata,
-    lora_warnings,
-    open_adapters,
 )
 from quantcli.planning.memory import (
     calibration_memory,
@@ -37,14 +32,17 @@ from quantcli.planning.memory import (
     peak_memory,
     sequence_memory,
 )
-from quantcli.planning.metadata import (
-    QUANTIZATION_VERSION,
-    common_metadata,
-    count_parameters,
-    imatrix_metadata,
-)
+from quantcli.planning.metadata import count_parameters, imatrix_metadata
 from quantcli.planning.names import check_distinct, output_path
 from quantcli.planning.overrides import apply_overrides
+from quantcli.planning.ram import vocabulary_size
+from quantcli.planning.source import (
+    Source,
+    check_requantized,
+    file_keys,
+    open_source,
+    source_type,
+)
 from quantcli.planning.target import NEAREST, file_for
 from quantcli.progress import Progress
 from quantcli.recipes import (
@@ -55,7 +53,7 @@ from quantcli.recipes import (
     file_type,
     unused_patterns,
 )
-from quantcli.tensor_types import TensorType, get
+from quantcli.tensor_types import TensorType, stored
 from quantcli.transformer.hyperparameters import read_hyperparameters
 from quantcli.transformer.layout import EMBEDDING, HEAD, head_name
 
@@ -74,14 +72,14 @@ class Plan:
 
     job: Job
     checkpoint: Checkpoint
-    architecture: Architecture
+    architecture: str
     parameters: int
     files: list[PlannedFile]
     imatrix: Imatrix | None
     calibration: Text | None
     tokens: int  # of it that are used
     warnings: list[str]
-    adapters: list[Adapter] = field(default_factory=list)  # merged into the checkpoint
+    adapters: Sequence[Adapter] = ()  # merged into the checkpoint
 
     @property
     def peak_memory_bytes(self) -> int:
@@ -91,7 +89,7 @@ class Plan:
             sizes = {tensor.type.name: tensor.nbytes for tensor in versions}
             share = min(1.0, PIECE_WEIGHTS / versions[0].weights)
             packed = max(packed, share * sum(sizes.values()))
-        vocabulary = len(self.files[0].metadata["tokenizer.ggml.tokens"])
+        vocabulary = vocabulary_size(self.files[0].metadata)
         needed = peak_memory(self.job.threads, math.ceil(packed), vocabulary, self.job.has_imatrix)
         merging = lora_memory(self.adapters, self.job.threads)
         if self.calibration is None:
@@ -148,10 +146,16 @@ class Plan:
         return [file.tensors[index] for file in self.files]
 
     def importance(self, origin: OutputTensor, types: Iterable[TensorType]) -> np.ndarray | None:
-        """Float32 [n] that weights the columns' errors, where there is an imatrix to use."""
+        """Float32 [n], or [n_expert, n], that weights the columns' errors, where there is one."""
         if self.imatrix is None or not any(kind.quantized for kind in types):
             return None
-        return self.imatrix.importance(origin.name, origin.shape[-1])
+        return self.imatrix.importance(origin.name, origin.shape[-1], math.prod(origin.shape[:-2]))
+
+    def is_copied(self, tensor: PlannedTensor) -> bool:
+        """Whether a tensor of a GGUF file keeps its bytes, as what is quantized already can."""
+        source = tensor.origin.source
+        kind = self.checkpoint.tensors[source].dtype if source is not None else None
+        return kind == tensor.type.name and kind not in WEIGHT_DTYPES
 
 
 def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = None) -> Plan:
@@ -169,62 +173,38 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         raise UsageError(f"{who} makes its own statistics; leave --imatrix out")
     imatrix = read_imatrix(job.imatrix) if job.imatrix else None
     calibration = read_text(job.text) if job.text else None
-    checkpoint = open_checkpoint(
-        job.source, revision=job.revision, weights=weights, progress=progress
-    )
-    if job.delete_source and checkpoint.revision is None:
-        raise UsageError(
-            f"--delete-source is for downloads in the hub's cache; {job.source!r} is a local folder"
-        )
-    adapters = open_adapters(job.lora, checkpoint, progress)
-    checkpoint = merge(checkpoint, adapters)
-    architecture = find(checkpoint.config)
-    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
-    origins = architecture.tensors(checkpoint.config, shapes)
-    for origin in origins:
-        if origin.source is not None:
-            checkpoint.weight(origin.source)
-    check_places(adapters, origins)
-    metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
-    warnings += _twice(checkpoint)
-    metadata |= lora_metadata(adapters)
-    warnings += lora_warnings(adapters, checkpoint)
+    source = open_source(job, weights=weights, progress=progress)
+    metadata, warnings = source.metadata, source.warnings
     tokens = 0
     if calibration is not None:
-        model = CheckpointModel(checkpoint, origins, metadata)
+        model = CheckpointModel(source.checkpoint, source.origins, metadata)
+        read_hyperparameters(metadata)  # refuses what has no forward pass
         made = blank_imatrix(model, calibration, tokens=job.most_tokens, name=ON_THE_FLY)
         metadata["quantcli.calibration.sha256"] = calibration.sha256
         tokens = made.chunks * made.chunk_size
         warnings += _few_tokens(job, tokens) + _unfolded(job, model)
         imatrix = None if job.calibrates else made
     if imatrix is not None:
-        metadata |= imatrix_metadata(imatrix)
-    files = _plan_files(job, kinds, origins, metadata, checkpoint)
+        # A GGUF source may tell of another one.
+        kept = {k: v for k, v in metadata.items() if not k.startswith("quantize.imatrix.")}
+        metadata = kept | imatrix_metadata(imatrix)
+    files = _plan_files(job, kinds, replace(source, metadata=metadata))
     check_distinct([file.path for file in files])
+    warnings += check_requantized(job, source, (t for file in files for t in file.tensors))
     if imatrix is not None:
-        _check_imatrix(imatrix, files)
+        warnings += _check_imatrix(imatrix, files, source)
     return Plan(
         job=job,
-        checkpoint=checkpoint,
-        architecture=architecture,
-        parameters=count_parameters(origins),
+        checkpoint=source.checkpoint,
+        architecture=source.architecture,
+        parameters=count_parameters(source.origins),
         files=files,
         imatrix=imatrix,
         calibration=calibration,
         tokens=tokens,
         warnings=warnings,
-        adapters=adapters,
+        adapters=source.adapters,
     )
-
-
-def _twice(checkpoint: Checkpoint) -> list[str]:
-    """A source that is quantized already."""
-    if checkpoint.quantized is None:
-        return []
-    return [
-        f"the source is quantized already ({checkpoint.quantized}): its errors stay, those of"
-        " another quantization come on top; convert the original if there is one"
-    ]
 
 
 def _few_tokens(job: Job, tokens: int) -> list[str]:
@@ -248,25 +228,15 @@ def _unfolded(job: Job, model: CheckpointModel) -> list[str]:
     ]
 
 
-def _plan_files(
-    job: Job,
-    kinds: list[FileType],
-    origins: list[OutputTensor],
-    common: Metadata,
-    checkpoint: Checkpoint,
-) -> list[PlannedFile]:
-    source_type = _source_type(checkpoint)
-    metadata = {
-        **common,
-        "general.file_type": np.uint32(0),
-        "general.quantization_version": np.uint32(QUANTIZATION_VERSION),
-    }
+def _plan_files(job: Job, kinds: list[FileType], source: Source) -> list[PlannedFile]:
+    metadata = {**source.metadata, **file_keys()}
     # Only the value of general.file_type and the ids of tensor types differ: one length fits all.
     overridden = apply_overrides(metadata, job.override_kv)
-    slots = [Slot(origin.name, origin.shape, 0) for origin in origins]
+    slots = [Slot(origin.name, origin.shape, 0) for origin in source.origins]
     head_bytes = len(encode_header(overridden, slots))
     policy = replace(job, on_fallback="allow") if job.target else job
-    files = [_plan_file(policy, kind, origins, metadata, source_type, head_bytes) for kind in kinds]
+    source = replace(source, metadata=metadata)
+    files = [_plan_file(policy, kind, source, head_bytes) for kind in kinds]
     if job.target is None:
         return files
     # The types of its tensors are a guess of the right size until weights are measured.
@@ -274,57 +244,61 @@ def _plan_files(
     return [replace(file, warnings=_type_warnings(job, file.file_type, file.choices))]
 
 
-def _plan_file(
-    job: Job,
-    kind: FileType,
-    origins: list[OutputTensor],
-    common: Metadata,
-    source_type: str,
-    head_bytes: int,
-) -> PlannedFile:
+def _plan_file(job: Job, kind: FileType, source: Source, head_bytes: int) -> PlannedFile:
     choices = choose_types(
-        [(origin.name, origin.shape) for origin in origins],
-        common,
+        [(origin.name, origin.shape) for origin in source.origins],
+        source.metadata,
         replace(job.recipe, file_type=kind.name),
         has_imatrix=job.has_imatrix,
-        unquantized=source_type,
+        unquantized=source_type(source.checkpoint),
+        stored=source.stored,
+        in_order=job.keep_split,
     )
     tensors = [
-        PlannedTensor(origin, get(choice.type), choice)
-        for origin, choice in zip(origins, choices, strict=True)
+        PlannedTensor(origin, stored(choice.type), choice)
+        for origin, choice in zip(source.origins, choices, strict=True)
     ]
-    metadata = {**common, "general.file_type": np.uint32(kind.id)}
+    metadata = {**source.metadata, "general.file_type": np.uint32(kind.id)}
     metadata = apply_overrides(metadata, job.override_kv)
     return PlannedFile(
         file_type=kind,
-        path=output_path(job.output, metadata, kind.name),
+        path=output_path(job.output, metadata, kind.name, source.checkpoint.id),
         metadata=metadata,
         tensors=tensors,
         warnings=_type_warnings(job, kind, choices),
         head_bytes=head_bytes,
         split_max_bytes=job.split_max_bytes,
+        split_counts=source.split_counts,
     )
 
 
-def _source_type(checkpoint: Checkpoint) -> str:
-    """The type that most of the source's matrices have: what --leave-output-tensor keeps."""
-    kinds = Counter(t.dtype for t in checkpoint.tensors.values() if len(t.shape) > 1)
-    return kinds.most_common(1)[0][0] if kinds else "F32"
-
-
-def _check_imatrix(imatrix: Imatrix, files: list[PlannedFile]) -> None:
+def _check_imatrix(imatrix: Imatrix, files: list[PlannedFile], source: Source) -> list[str]:
     """Every quantized matrix needs its entry, except the embedding and the output tensor.
+
+    A GGUF file may hold others that no matrix product of the model sees: a warning names them.
 
     Raises:
         BadInputError: naming the first tensor that the imatrix does not fit.
     """
-    for tensor in {t.name: t for file in files for t in file.tensors if t.type.quantized}.values():
-        found = imatrix.importance(tensor.name, tensor.shape[-1])
-        if found is None and tensor.name not in OPTIONAL_IN_IMATRIX:
-            raise BadInputError(
-                f"{imatrix.name!r} has no entry for {tensor.name!r}; it was made for another "
-                "model: calibrate on this one, or convert without --imatrix"
-            )
+    quantized = {t.name: t for file in files for t in file.tensors if t.type.quantized}
+    missing = [
+        t.name
+        for t in quantized.values()
+        if imatrix.importance(t.name, t.shape[-1], math.prod(t.shape[:-2])) is None
+        and t.name not in OPTIONAL_IN_IMATRIX
+    ]
+    if not missing:
+        return []
+    needed = any(file.file_type.wants_imatrix for file in files)
+    if source.stored is None or needed or len(missing) == len(quantized):
+        raise BadInputError(
+            f"{imatrix.name!r} has no entry for {missing[0]!r}; it was made for another "
+            "model: calibrate on this one, or convert without --imatrix"
+        )
+    return [
+        f"{imatrix.name!r} has no entry for {len(missing)} tensors ({missing[0]!r} first): they "
+        "are rounded without it"
+    ]
 
 
 def _type_warnings(job: Job, kind: FileType, choices: list[Choice]) -> list[str]:

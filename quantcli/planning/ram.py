@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from quantcli.errors import UsageError
 
 Metadata = dict[str, Any]
@@ -28,6 +30,12 @@ def parse_size(text: str, option: str) -> int:
     unit = match[2].upper()
     scale = 1024 ** " KMGT".index(unit or " ") if match[3] else UNITS[unit]
     return int(float(match[1]) * scale)
+
+
+def vocabulary_size(metadata: Metadata) -> int:
+    """Number of tokens, 0 where the file has no tokenizer."""
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    return len(tokens) if isinstance(tokens, list) else 0
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,11 @@ def running(metadata: Metadata, context: int | None = None) -> Running:
     arch = metadata["general.architecture"]
 
     def number(key: str, default: int = 0) -> int:
-        return int(metadata.get(f"{arch}.{key}", default))
+        """Of a value per block the largest; the default for what is no whole number."""
+        value = metadata.get(f"{arch}.{key}")
+        if not isinstance(value, np.integer | np.ndarray) or not value.size:
+            return default
+        return max(0, int(np.max(value))) if np.issubdtype(value.dtype, np.integer) else default
 
     trained = number("context_length") or USUAL_CONTEXT
     if context is None:
@@ -65,12 +77,11 @@ def running(metadata: Metadata, context: int | None = None) -> Running:
     if context > trained:
         raise UsageError(f"--context {context}: the model was trained for at most {trained} tokens")
     heads, n_embd = number("attention.head_count", 1), number("embedding_length")
-    head_size = n_embd // heads
+    head_size = n_embd // heads if heads else 0
     per_token = number("attention.head_count_kv", heads) * (
         number("attention.key_length", head_size) + number("attention.value_length", head_size)
     )
-    n_vocab = len(metadata.get("tokenizer.ggml.tokens", ()))
-    widest = max(n_vocab, 2 * number("feed_forward_length"), heads * context)
+    widest = max(vocabulary_size(metadata), 2 * number("feed_forward_length"), heads * context)
     return Running(
         context=context,
         kv_cache=number("block_count") * context * per_token * CACHE_BYTES,

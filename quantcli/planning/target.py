@@ -123,7 +123,7 @@ def recipe_of(file: PlannedFile) -> Recipe:
         tensors=tuple(
             (f"^{re.escape(t.name)}$", t.type.name)
             for t in file.tensors
-            if is_quantizable(t.name, t.shape)
+            if is_quantizable(t.name, t.shape, str(file.metadata["general.architecture"]))
         ),
         description=f"{file.bpw:.2f} bits per weight, chosen by estimated KL divergence",
     )

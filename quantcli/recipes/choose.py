@@ -7,13 +7,13 @@ name also work for F32, F16 and BF16 files, where llama-quantize ignores them.
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from quantcli.errors import UsageError
 from quantcli.recipes.file_types import FileType, file_type
-from quantcli.recipes.mixes import Model, block_of, mixed_type, role_of
+from quantcli.recipes.mixes import Q8_0_PARTS_OF, Model, block_of, mixed_type, role_of
 from quantcli.recipes.recipe import Recipe
 from quantcli.recipes.unquantized import is_quantizable, plain_type
 from quantcli.tensor_types import get
@@ -52,11 +52,15 @@ def choose_types(
     recipe: Recipe,
     has_imatrix: bool = False,
     unquantized: str = "F16",
+    stored: Mapping[str, str] | None = None,
+    in_order: bool = False,
 ) -> list[Choice]:
     """One Choice for each (name, shape in numpy order), in the order given.
 
     `metadata` holds the hyperparameters under GGUF keys. `unquantized` is the type (F32, F16 or
     BF16) of matrices that a quantized file leaves unquantized; pass the checkpoint's own.
+    `stored` are the types of a source that is a GGUF file: what nothing quantizes keeps its own.
+    in_order: count tensors in the order given, as llama-quantize does to keep shards.
 
     Raises:
         UsageError: when the recipe has no file type.
@@ -66,11 +70,16 @@ def choose_types(
         raise UsageError("no file type was chosen; give one with --type or in the recipe")
     kind = file_type(recipe.file_type)
     model = Model.of(metadata, [name for name, _ in tensors], has_imatrix)
-    chooser = _Chooser(kind, recipe, model, unquantized if kind.quantized else kind.base)
-    # The rules count tensors in llama.cpp's order: by block number, then by name.
-    ordered = sorted(tensors, key=lambda tensor: (block_of(tensor[0]), tensor[0]))
+    float_type = unquantized if kind.quantized else kind.base
+    chooser = _Chooser(kind, recipe, model, float_type, stored)
+    ordered = tensors if in_order else sorted(tensors, key=lambda tensor: usual_order(tensor[0]))
     choices = {name: chooser.choose(name, shape) for name, shape in ordered}
     return [choices[name] for name, _ in tensors]
+
+
+def usual_order(name: str) -> tuple[int, str]:
+    """Sorts tensors as llama.cpp does, in which the rules count them: by block, then by name."""
+    return block_of(name), name
 
 
 def unused_patterns(recipe: Recipe, choices: Sequence[Choice]) -> list[str]:
@@ -82,16 +91,24 @@ def unused_patterns(recipe: Recipe, choices: Sequence[Choice]) -> list[str]:
 class _Chooser:
     """Chooses for one tensor after the other; remembers how many of each role the mix has seen."""
 
-    def __init__(self, kind: FileType, recipe: Recipe, model: Model, float_type: str) -> None:
+    def __init__(
+        self,
+        kind: FileType,
+        recipe: Recipe,
+        model: Model,
+        float_type: str,
+        stored: Mapping[str, str] | None,
+    ) -> None:
         self.kind, self.recipe, self.model, self.float_type = kind, recipe, model, float_type
+        self.stored = stored
         # Names are lower case; llama-quantize lowers the pattern to match in any case.
         self.patterns = [(re.compile(p, re.IGNORECASE), p, t) for p, t in recipe.tensors]
         self.seen: Counter[str] = Counter()
 
     def choose(self, name: str, shape: tuple[int, ...]) -> Choice:
         kept = self.recipe.leave_output_tensor and name == "output.weight"
-        if kept or not is_quantizable(name, shape):
-            plain = plain_type(name, shape, self.float_type)
+        if kept or not is_quantizable(name, shape, self.model.architecture):
+            plain = self.stored[name] if self.stored else plain_type(name, shape, self.float_type)
             return Choice(name, plain, plain)
         wanted, override = self._overridden(name) or (self._by_type(name, shape), None)
         fits = fitting(wanted, shape[-1])
@@ -124,9 +141,11 @@ class _Chooser:
 
     def _by_type(self, name: str, shape: tuple[int, ...]) -> str:
         if not self.kind.quantized:
-            return plain_type(name, shape, self.kind.base)
+            return self.kind.base if self.stored else plain_type(name, shape, self.kind.base)
         if self.recipe.pure:
             return self.kind.base
+        if any(part in name for part in Q8_0_PARTS_OF.get(self.model.architecture, ())):
+            return "Q8_0"
         role = role_of(name)
         i = self.seen[role]
         self.seen[role] += 1

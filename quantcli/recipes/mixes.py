@@ -16,6 +16,15 @@ from quantcli.errors import BadInputError
 Metadata = dict[str, Any]
 BLOCK = re.compile(r"blk\.(\d+)\.")
 
+# The number of blocks that makes llama.cpp call a model of that architecture 70B; of some of them
+# only with grouped queries.
+BLOCKS_OF_70B = {
+    "llama": 80, "llama-embed": 80, "qwen2": 80, "deci": 80, "olmo": 80, "jais2": 68,
+}  # fmt: skip
+GROUPED_70B = ("llama", "llama-embed")
+# Parts of names that every mix of an architecture leaves at 8 bits.
+Q8_0_PARTS_OF = {"glm5-next": ("attn_q_a", "attn_q_b", "nextn.eh_proj")}
+
 # What a name must contain to have a role; checked in this order, after the exact names.
 ROLES = {
     "attn_qkv.weight": "attn_v",
@@ -53,6 +62,7 @@ class Model:
     """What the rules ask about a model; `counts` is how many tensors a role has."""
 
     counts: dict[str, int]
+    architecture: str
     n_gqa: int
     n_expert: int
     is_70b: bool
@@ -74,16 +84,29 @@ class Model:
         kv_heads = _number(metadata, f"{arch}.attention.head_count_kv")
         kv_heads = heads if kv_heads is None else kv_heads
         experts = _number(metadata, f"{arch}.expert_count") or 0
-        # What llama.cpp calls 70B when it has 80 blocks.
-        large = arch == "qwen2" or (arch == "llama" and heads != kv_heads)
+        predicting = _number(metadata, f"{arch}.nextn_predict_layers") or 0
+        large = n_block - predicting == BLOCKS_OF_70B.get(str(arch))
         return cls(
-            counts={"attn_v": sum(role_of(n) == "attn_v" for n in names), "ffn_down": n_block},
+            counts={
+                "attn_v": sum(role_of(n) == "attn_v" for n in names),
+                "ffn_down": _computed_blocks(str(arch), metadata, n_block),
+            },
+            architecture=str(arch),
             n_gqa=heads // kv_heads if kv_heads else 0,
             n_expert=experts,
-            is_70b=n_block == 80 and large,
+            is_70b=large and not (arch in GROUPED_70B and heads == kv_heads),
             tied="output.weight" not in names,
             has_imatrix=has_imatrix,
         )
+
+
+def _computed_blocks(arch: str, metadata: Metadata, n_block: int) -> int:
+    """Blocks as llama.cpp counts them once it has read the hyperparameters."""
+    if arch == "graniteswitch":
+        return n_block + 1  # its router is one more
+    if arch == "nanbeige":
+        return n_block * (_number(metadata, f"{arch}.num_loops") or 1)
+    return n_block
 
 
 def _number(metadata: Metadata, key: str) -> int | None:
@@ -173,6 +196,15 @@ MIXES: dict[str, dict[str, list[tuple[str, When]]]] = {
     },
 }
 
+# Falcon's own rows, in place of those above.
+FALCON: dict[str, dict[str, list[tuple[str, When]]]] = {
+    "Q3_K_M": {"ffn_down": [("Q5_K", first_of(16)), ("Q4_K", more_bits)], "attn_output": []},
+    "Q3_K_L": {"ffn_down": [("Q4_K", always)], "attn_output": [("Q4_K", always)]},
+    "Q2_K": {"attn_output": []},
+    "Q4_K_S": {"ffn_down": []},
+    "Q4_K_M": {"ffn_down": [("Q6_K", first_of(16)), ("Q5_K", more_bits)]},
+}
+
 # With exactly 8 experts the attention is a small part of the file: these replace the rows above,
 # and attn_output is Q5_K in some file types and the base type in the others.
 EIGHT_EXPERTS = {"attn_v": "Q8_0", "attn_k": "Q8_0"}
@@ -184,13 +216,16 @@ EIGHT_EXPERTS_Q5_K_OUTPUT = (
 
 def mixed_type(file_type: str, base: str, role: str, i: int, model: Model) -> str:
     """The tensor type that the mix gives to the i-th tensor of a role."""
+    falcon = model.architecture == "falcon"
     if role == "output" or (role == "token_embd" and model.tied):
-        return base if base == "Q8_0" else "Q6_K"
+        return "Q8_0" if falcon or base == "Q8_0" else "Q6_K"
     if model.n_expert == 8 and role in EIGHT_EXPERTS:
         return EIGHT_EXPERTS[role]
-    if model.n_expert == 8 and role == "attn_output":
+    if model.n_expert == 8 and role == "attn_output" and not falcon:
         return "Q5_K" if file_type in EIGHT_EXPERTS_Q5_K_OUTPUT else base
     rules = MIXES.get(file_type, {}).get(role, [])
+    if falcon:
+        rules = FALCON.get(file_type, {}).get(role, rules)
     n = model.counts.get(role, 0)
     kind = next((kind for kind, when in rules if when(i, n, model)), base)
     # Many query heads share one attn_v there: it is small, so more bits cost little.

@@ -1,6 +1,6 @@
 """Tensors that no mix touches, and the type they keep."""
 
-# Whole names, and parts of names, that llama-quantize leaves as they are (language models).
+# Whole names, and parts of names, that llama-quantize leaves as they are.
 KEPT_NAMES = ("position_embd.weight", "token_types.weight")
 KEPT_PARTS = (
     "_norm.weight", "ffn_gate_inp.weight", "altup", "laurel", "per_layer_model_proj", "ssm_conv1d",
@@ -9,7 +9,18 @@ KEPT_PARTS = (
     "time_mix_v0.weight", "time_mix_v1.weight", "time_mix_v2.weight", "time_mix_a0.weight",
     "time_mix_a1.weight", "time_mix_a2.weight", "time_mix_g1.weight", "time_mix_g2.weight",
     "time_mix_decay_w1.weight", "time_mix_decay_w2.weight", "time_mix_lerp_fused.weight",
+    "ffn_gate_tid2eid.weight", ".position_embd", "sam.pos_embd", "sam.neck.", "sam.net_",
+    ".rel_pos", ".patch_embd", ".patch_merger", "a.rvq.codebook", "mm.a.code_embd",
 )  # fmt: skip
+# More of them in one architecture only.
+KEPT_PARTS_OF = {
+    "glm5-next": (
+        "hc_", "indexer.attn_q_b", "indexer.attn_k", "indexer.proj", "indexer_compressor_gate",
+        "indexer_compressor_ape", "ssm_f_a.weight", "ssm_f_b.weight", "ssm_g_a.weight",
+        "ssm_g_b.weight", "ssm_beta.weight", "attn_kv_a_mqa.weight", "attn_k_b.weight",
+        "attn_v_b.weight",
+    ),
+}  # fmt: skip
 
 # What llama.cpp's converter writes as F32 whatever the output type, beside 1-D tensors and norms.
 F32_NAMES = {
@@ -19,7 +30,7 @@ F32_NAMES = {
 }  # fmt: skip
 
 
-def is_quantizable(name: str, shape: tuple[int, ...]) -> bool:
+def is_quantizable(name: str, shape: tuple[int, ...], architecture: str = "") -> bool:
     """Whether llama-quantize would quantize it: a matrix (or stack of them) ending in "weight".
 
     shape is in numpy order; leading dimensions of 1 do not count. Source: ggml_n_dims and
@@ -31,6 +42,7 @@ def is_quantizable(name: str, shape: tuple[int, ...]) -> bool:
         and name.endswith("weight")
         and name not in KEPT_NAMES
         and not any(part in name for part in KEPT_PARTS)
+        and not any(part in name for part in KEPT_PARTS_OF.get(architecture, ()))
     )
 
 

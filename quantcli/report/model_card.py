@@ -13,6 +13,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from quantcli.calibration.text import BUILTIN, read_text
 from quantcli.errors import BadInputError
 from quantcli.evaluation import Quality
@@ -131,7 +133,7 @@ def model_card(
 def _trained(metadata: Mapping[str, Any]) -> int | None:
     """Tokens of context the model was trained for."""
     value = metadata.get(f"{metadata['general.architecture']}.context_length")
-    return None if value is None else int(value)
+    return int(value) if isinstance(value, np.integer) else None
 
 
 def _text_name(quality: Quality | None) -> str:

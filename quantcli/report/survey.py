@@ -122,7 +122,7 @@ def _target_line(plan: Plan) -> str:
 
 
 def _title(plan: Plan) -> Text:
-    facts = f"{plan.architecture.name} · {count(plan.parameters)} parameters"
+    facts = f"{plan.architecture} · {count(plan.parameters)} parameters"
     return Text(f"{plan.checkpoint.id} · {facts}", style="bold")
 
 
@@ -176,7 +176,7 @@ def _source(plan: Plan) -> dict[str, Any]:
     return {
         "id": plan.checkpoint.id,
         "revision": plan.checkpoint.revision,
-        "architecture": plan.architecture.name,
+        "architecture": plan.architecture,
         "parameters": plan.parameters,
     }
 

@@ -3,6 +3,7 @@
 from quantcli.errors import UnsupportedError
 from quantcli.tensor_types.base import TensorType, check_values
 from quantcli.tensor_types.bf16 import BF16
+from quantcli.tensor_types.copied import F64, I8, I16, I32, I64
 from quantcli.tensor_types.deviation import Deviation
 from quantcli.tensor_types.f16 import F16
 from quantcli.tensor_types.f32 import F32
@@ -19,12 +20,22 @@ from quantcli.tensor_types.q5_k import Q5_K
 from quantcli.tensor_types.q6_k import Q6_K
 from quantcli.tensor_types.q8_0 import Q8_0
 
-__all__ = ["Deviation", "TensorType", "by_id", "check_values", "get", "names"]
+__all__ = [
+    "Deviation",
+    "TensorType",
+    "by_id",
+    "check_values",
+    "get",
+    "names",
+    "stored",
+    "stored_names",
+]
 
 _TYPES: tuple[TensorType, ...] = (
     *(F32(), F16(), BF16(), Q8_0(), Q6_K(), Q5_K(), Q5_1(), Q5_0()),
     *(Q4_1(), Q4_K(), Q4_0(), IQ4_NL(), IQ4_XS(), Q3_K(), Q2_K()),
 )
+_COPIED = {type.name: type for type in (I8(), I16(), I32(), I64(), F64())}
 _BY_NAME = {type.name: type for type in _TYPES}
 _BY_ID = {type.ggml_id: type for type in _TYPES}
 
@@ -39,6 +50,16 @@ def get(name: str) -> TensorType:
     if name not in _BY_NAME:
         raise UnsupportedError(f"tensor type {name[:40]!r} is not one of {', '.join(_BY_NAME)}")
     return _BY_NAME[name]
+
+
+def stored_names() -> list[str]:
+    """The names of all tensor types that a GGUF source may hold."""
+    return [*_BY_NAME, *_COPIED]
+
+
+def stored(name: str) -> TensorType:
+    """As `get`, also of types that are only copied. Raises UnsupportedError."""
+    return _COPIED[name] if name in _COPIED else get(name)
 
 
 def by_id(ggml_id: int) -> TensorType:

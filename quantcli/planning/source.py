@@ -1,0 +1,193 @@
+"""What is converted: a checkpoint seen through its family, or a GGUF file of any architecture."""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from quantcli import __version__
+from quantcli.architectures import OutputTensor, find
+from quantcli.checkpoint import Adapter, Checkpoint, open_checkpoint
+from quantcli.checkpoint.checkpoint import WEIGHT_DTYPES
+from quantcli.checkpoint.files import show
+from quantcli.checkpoint.merged import merge
+from quantcli.errors import UnsupportedError, UsageError
+from quantcli.gguf_source import is_gguf, open_gguf
+from quantcli.planning.file import PlannedTensor
+from quantcli.planning.job import Job
+from quantcli.planning.lora import check_places, lora_metadata, lora_warnings, open_adapters
+from quantcli.planning.metadata import QUANTIZATION_VERSION, common_metadata
+from quantcli.progress import Progress
+from quantcli.recipes.mixes import block_of
+from quantcli.tensor_types import names
+from quantcli.transformer.layout import EMBEDDING, HEAD, OUTPUT_NORM
+
+Metadata = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Source:
+    """An opened source and all that its outputs share, but for what an imatrix adds.
+
+    `stored` are the types of a GGUF file's tensors, None of a checkpoint; `split_counts` how many
+    tensors each output file gets, where the files of the source are kept.
+    """
+
+    checkpoint: Checkpoint
+    architecture: str
+    origins: list[OutputTensor]
+    metadata: Metadata
+    warnings: list[str]
+    stored: dict[str, str] | None = None
+    split_counts: tuple[int, ...] | None = None
+    adapters: Sequence[Adapter] = ()
+
+
+def open_source(job: Job, *, weights: bool, progress: Progress | None) -> Source:
+    """Open what the job names; with weights=False a hub model is not downloaded.
+
+    Raises:
+        QuantcliError: see open_checkpoint, open_gguf; for flags that do not suit the source.
+    """
+    source = _gguf(job) if is_gguf(job.source) else _checkpoint(job, weights, progress)
+    if job.delete_source and source.checkpoint.revision is None:
+        raise UsageError(
+            f"--delete-source is for downloads in the hub's cache; {job.source!r} is a local "
+            f"{'file' if source.stored else 'folder'}"
+        )
+    return source
+
+
+def _checkpoint(job: Job, weights: bool, progress: Progress | None) -> Source:
+    if job.keep_split or job.allow_requantize:
+        option = "--keep-split" if job.keep_split else "--allow-requantize"
+        raise UsageError(f"{option} is for GGUF files; {job.source!r} is none")
+    checkpoint = open_checkpoint(
+        job.source, revision=job.revision, weights=weights, progress=progress
+    )
+    adapters = open_adapters(job.lora, checkpoint, progress)
+    checkpoint = merge(checkpoint, adapters)
+    architecture = find(checkpoint.config)
+    shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    origins = architecture.tensors(checkpoint.config, shapes)
+    for origin in origins:
+        if origin.source is not None:
+            checkpoint.weight(origin.source)
+    check_places(adapters, origins)
+    metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
+    metadata |= lora_metadata(adapters)
+    warnings += [*_twice(checkpoint), *lora_warnings(adapters, checkpoint)]
+    return Source(checkpoint, architecture.name, origins, metadata, warnings, adapters=adapters)
+
+
+def _twice(checkpoint: Checkpoint) -> list[str]:
+    """A source that is quantized already."""
+    if checkpoint.quantized is None:
+        return []
+    return [
+        f"the source is quantized already ({checkpoint.quantized}): its errors stay, those of"
+        " another quantization come on top; convert the original if there is one"
+    ]
+
+
+def _check_flags(job: Job) -> None:
+    """Raises UsageError for what does not suit a GGUF file."""
+    if job.revision is not None:
+        raise UsageError(f"--revision is for hub models, but {job.source!r} is a GGUF file")
+    if job.pre_tokenizer is not None:
+        raise UsageError(
+            "--pre-tokenizer is for checkpoints; a GGUF file has one, which --override-kv "
+            "tokenizer.ggml.pre=str:NAME replaces"
+        )
+    if job.lora:
+        raise UsageError("--lora is merged into checkpoints; llama.cpp takes a GGUF file's apart")
+    if job.keep_split and job.split_max_bytes is not None:
+        raise UsageError("--split-max-size excludes --keep-split; leave one out")
+    if job.keep_split and job.calibrates:
+        raise UsageError(
+            f"--keep-split excludes --method {job.method}, which writes tensors in the order in "
+            "which they are computed; --split-max-size cuts such files"
+        )
+
+
+def _gguf(job: Job) -> Source:
+    _check_flags(job)
+    opened = open_gguf(Path(job.source))
+    origins = opened.origins(job.keep_split)
+    if job.calibrates:
+        origins.sort(key=lambda origin: _as_computed(origin.name))
+    metadata = dict(opened.metadata)
+    keys = dict(reversed(file_keys().items()))  # in llama-quantize's order, at the end
+    keys |= {"quantcli.version": __version__, "quantcli.method": job.method}
+    for key in (*keys, "quantcli.calibration.sha256"):
+        metadata.pop(key, None)
+    counts = tuple(map(len, opened.files))
+    return Source(
+        opened.checkpoint,
+        opened.architecture,
+        origins,
+        metadata | keys,
+        [],
+        stored=opened.types,
+        split_counts=counts if job.keep_split and len(counts) > 1 else None,
+    )
+
+
+def _as_computed(name: str) -> tuple[float, bool, str]:
+    """Sorts tensors in the order of a forward pass: methods that calibrate write as they go."""
+    if name in (OUTPUT_NORM, HEAD):
+        return math.inf, name == HEAD, name
+    return block_of(name), name != EMBEDDING, name
+
+
+def check_requantized(job: Job, source: Source, tensors: Iterable[PlannedTensor]) -> list[str]:
+    """A warning where `tensors` quantize what is quantized already.
+
+    Raises:
+        UnsupportedError: where that is not allowed, or values are of a type that has no decoder.
+    """
+    if source.stored is None:
+        return []
+    twice: dict[str, str] = {}
+    measured = job.calibrates or job.target is not None
+    for tensor in tensors:
+        kind = source.stored[tensor.name]
+        if kind in WEIGHT_DTYPES or (kind == tensor.type.name and not measured):
+            continue
+        where = f"{show(job.source)}: tensor {show(tensor.name)}"
+        if kind not in names():
+            raise UnsupportedError(
+                f"{where} is {kind}, which cannot be decoded here to become {tensor.type.name}: "
+                "convert a file of F16, BF16 or F32"
+            )
+        if not job.allow_requantize:
+            raise UnsupportedError(
+                f"{where} is {kind} already: convert the F16, BF16 or F32 file, or quantize twice "
+                "with --allow-requantize"
+            )
+        twice[tensor.name] = kind
+    if not twice:
+        return []
+    kinds = ", ".join(f"{n} {kind}" for kind, n in Counter(twice.values()).most_common())
+    return [
+        f"quantized twice: tensors of {Path(job.source).name} are quantized already ({kinds}), "
+        "and errors add up; its F16, BF16 or F32 file gives a better result"
+    ]
+
+
+def source_type(checkpoint: Checkpoint) -> str:
+    """The type that most of the source's matrices have: what --leave-output-tensor keeps."""
+    kinds = Counter(t.dtype for t in checkpoint.tensors.values() if len(t.shape) > 1)
+    return kinds.most_common(1)[0][0] if kinds else "F32"
+
+
+def file_keys() -> Metadata:
+    """The keys of a quantized file; the first has another value in each output."""
+    return {
+        "general.file_type": np.uint32(0),
+        "general.quantization_version": np.uint32(QUANTIZATION_VERSION),
+    }
