@@ -11,6 +11,7 @@ from quantcli.errors import BadInputError, UnsupportedError
 
 if TYPE_CHECKING:
     from quantcli.checkpoint.cached_weights import CachedWeights
+    from quantcli.checkpoint.hub_stream import HubStream
 
 WEIGHT_DTYPES = ("F32", "F16", "BF16")
 
@@ -49,7 +50,7 @@ class Checkpoint:
     hub or None, `config` the content of config.json, `weights` None if only headers were fetched.
     `source_bytes` is the size of all weight files, `missing_bytes` of those still to be downloaded
     when it was opened. `cached` are the files if they are in the hub's cache, in which it keeps
-    other runs from removing them.
+    other runs from removing them. `stream` brings the weights where they are stored nowhere.
     """
 
     id: str
@@ -61,6 +62,7 @@ class Checkpoint:
     source_bytes: int
     missing_bytes: int = 0
     cached: "CachedWeights | None" = None
+    stream: "HubStream | None" = None
 
     @property
     def has_weights(self) -> bool:
