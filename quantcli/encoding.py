@@ -5,21 +5,27 @@ memory is bounded by one piece per process.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from itertools import islice
+from typing import TypeVar
 
 from quantcli import blas
-from quantcli.gguf_file import Writer
+from quantcli.gguf_file import Run, Writer
 from quantcli.methods.encoded import Cost
-from quantcli.methods.pieces import PIECE_WEIGHTS, Done, Piece, RoundPieces, Target
+from quantcli.methods.pieces import Done, Piece, RoundPieces, Target
 from quantcli.model import CheckpointModel, matrix_shape
 from quantcli.parallel import in_order
 from quantcli.planning import Plan
+from quantcli.planning.cutting import pieces
 from quantcli.planning.memory import PeakMemory
 from quantcli.progress import Progress
+from quantcli.streaming import RoundSent, stream
 from quantcli.workers import QUEUED, Workers
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 # To start processes takes as long as to encode about as many weights.
 WORTH_PROCESSES = 1 << 24
@@ -36,12 +42,47 @@ def quantize(
         ResourceError: a full disk, a worker process that died.
     """
     costs = [[Cost()] * len(plan.origins) for _ in plan.files]
+
+    def account(piece: Piece, done: list[Done]) -> None:
+        for cost, (_, part) in zip(costs, done, strict=True):
+            cost[piece.index] += part
+        progress.advance(4 * done[0][1].weights)
+
     progress.start("Quantizing", sum(4 * t.weights for t in plan.files[0].tensors))
+    job, source = _job(plan, writers), plan.checkpoint.stream
+    if source is None:
+        read = _Read(plan)
+        with closing(_encoded(plan, job, _batches(plan), memory)) as batches:
+            for batch, results in batches:
+                for piece, done in zip(batch, results, strict=True):
+                    account(piece, done)
+                    for writer, (run, _) in zip(writers, done, strict=True):
+                        writer.add(piece.name, run)
+                    read.add(piece)
+    else:
+        runs: list[list[list[Run]]] = [[[] for _ in plan.origins] for _ in plan.files]
+        encode = RoundSent(job, source.rows)
+        with closing(_encoded(plan, encode, stream(plan, source), memory)) as streamed:
+            for sent, done in streamed:
+                account(sent.piece, done)
+                for kept, (run, _) in zip(runs, done, strict=True):
+                    kept[sent.piece.index].append(run)
+        # Tensors came in the source's order; the output's files take note of them in theirs.
+        for writer, per_tensor in zip(writers, runs, strict=True):
+            for origin, kept_runs in zip(plan.origins, per_tensor, strict=True):
+                for run in kept_runs:
+                    writer.add(origin.name, run)
+    progress.finish()
+    return costs
+
+
+def _encoded(
+    plan: Plan, encode: Callable[[Item], Result], items: Iterable[Item], memory: PeakMemory
+) -> Generator[tuple[Item, Result]]:
+    """encode(item) for all items, in their order, in as many processes as are worth it."""
     processes = plan.job.threads if plan.weights >= WORTH_PROCESSES else 1
     threads = 1
-    read = _Read(plan)
     with ExitStack() as stack:
-        encode: Callable[[Sequence[Piece]], list[list[Done]]] = _job(plan, writers)
         pids: Callable[[], Iterable[int]] = tuple
         if processes > 1:
             encode = workers = stack.enter_context(Workers(encode, processes))
@@ -49,16 +90,9 @@ def quantize(
         else:
             stack.enter_context(blas.one_thread())  # as in workers
         pool = stack.enter_context(ThreadPoolExecutor(threads))
-        for batch, results in in_order(pool, encode, _batches(plan), 2 * threads):
-            for piece, done in zip(batch, results, strict=True):
-                for writer, cost, (run, part) in zip(writers, costs, done, strict=True):
-                    writer.add(piece.name, run)
-                    cost[piece.index] += part
-                read.add(piece)
-                progress.advance(4 * part.weights)
+        for pair in in_order(pool, encode, items, 2 * threads):
+            yield pair
             memory.sample(pids)
-    progress.finish()
-    return costs
 
 
 class _Read:
@@ -109,20 +143,3 @@ def _job(plan: Plan, writers: list[Writer]) -> RoundPieces:
 def _batches(plan: Plan) -> Iterator[Sequence[Piece]]:
     together = pieces(plan)
     return iter(lambda: tuple(islice(together, PIECES_SENT)), ())
-
-
-def pieces(plan: Plan) -> Iterator[Piece]:
-    """Cut each tensor into runs of whole rows of about PIECE_WEIGHTS weights, in file order."""
-    for index, origin in enumerate(plan.origins):
-        types = [tensor.type for tensor in plan.versions(index)]
-        importance = plan.importance(origin, types)
-        label = f"{plan.checkpoint.id}: tensor {origin.source or origin.name!r}"
-        n_rows, n_columns = matrix_shape(origin.shape)
-        step = max(1, PIECE_WEIGHTS // n_columns)
-        # Each expert has an importance of its own, which a piece must not mix.
-        parts = [importance] if importance is None or importance.ndim == 1 else importance
-        n_part = n_rows // len(parts)
-        for number, part in enumerate(parts):
-            end = (number + 1) * n_part
-            for start in range(number * n_part, end, step):
-                yield Piece(index, origin.name, slice(start, min(start + step, end)), part, label)

@@ -13,7 +13,7 @@ import numpy as np
 from quantcli import encoding, sequence
 from quantcli.calibration import Text, calibrate, cut_windows, read_text
 from quantcli.calibration.calibrate import CONTEXT
-from quantcli.errors import BadInputError, IntegrityError, QuantcliError, ResourceError
+from quantcli.errors import IntegrityError, QuantcliError, ResourceError
 from quantcli.evaluation import Quality
 from quantcli.evaluation.evaluate import evaluate, set_exam
 from quantcli.gguf_file import Writer, WrittenFile, check_output, check_space, commit, has_part
@@ -29,6 +29,7 @@ from quantcli.planning.target import candidates, fitted, recipe_of
 from quantcli.progress import Progress, Silent
 from quantcli.recipes.write import write_recipe
 from quantcli.report import Output, Report, TensorReport
+from quantcli.streaming import heads_differ
 from quantcli.transformer import Transformer
 
 
@@ -125,7 +126,7 @@ def check_heads(plan: Plan) -> None:
     Raises:
         BadInputError: naming both tensors.
     """
-    for origin in plan.origins:
+    for origin in plan.origins if plan.checkpoint.stream is None else ():  # see streaming
         if origin.source is not None and origin.must_equal is not None:
             step = max(1, PIECE_WEIGHTS // origin.shape[-1])
             for start in range(0, origin.shape[0], step):
@@ -135,10 +136,7 @@ def check_heads(plan: Plan) -> None:
                     for name in (origin.source, origin.must_equal)
                 )
                 if not np.array_equal(one, other):
-                    raise BadInputError(
-                        f"{plan.checkpoint.id}: config.json says tie_word_embeddings, but "
-                        f"{origin.source!r} differs from {origin.must_equal!r}; correct config.json"
-                    )
+                    raise heads_differ(plan, origin)
 
 
 def check_evaluation(plan: Plan) -> Text | None:

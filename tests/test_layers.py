@@ -16,6 +16,7 @@ LINES = [
     {"calibration"},
     {"evaluation", "methods"},
     {"planning", "inspection"},
+    {"streaming"},
     {"report", "encoding", "sequence"},
     {"pipeline", "adapter"},
     {"batch"},

@@ -29,11 +29,13 @@ def open_checkpoint(
     revision: str | None = None,
     weights: bool = True,
     progress: Progress | None = None,
+    stream: bool = False,
 ) -> Checkpoint:
     """Open `source`: a local folder, or else `org/name` on the Hugging Face hub.
 
     `revision` is a branch, tag or commit on the hub. With `weights` False nothing but the headers
     of a hub model's weights is fetched. A local folder wins over a hub model of the same name.
+    `stream`: the weights of a hub model are not stored but come by `Checkpoint.stream`.
 
     Raises: UsageError, BadInputError, UnsupportedError, AccessError, NetworkError, ResourceError,
     IntegrityError.
@@ -41,12 +43,14 @@ def open_checkpoint(
     if (root := _local(source)) is not None:
         if revision is not None:
             raise UsageError(f"--revision is for hub models, but {show(source)} is a local folder")
+        if stream:
+            raise UsageError(f"--stream is for hub models, but {show(source)} is a local folder")
         from quantcli.checkpoint.folder import open_folder
 
         return open_folder(root, root.name)
     from quantcli.checkpoint.hub import open_hub
 
-    return open_hub(source, revision, weights, progress)
+    return open_hub(source, revision, weights, progress, stream)
 
 
 def open_adapter(ref: AdapterRef, base: Checkpoint, progress: Progress | None = None) -> Adapter:

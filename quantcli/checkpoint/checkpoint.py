@@ -11,6 +11,7 @@ from quantcli.errors import BadInputError, UnsupportedError
 
 if TYPE_CHECKING:
     from quantcli.checkpoint.cached_weights import CachedWeights
+    from quantcli.checkpoint.hub_stream import HubStream
 
 WEIGHT_DTYPES = ("F32", "F16", "BF16")
 
@@ -54,7 +55,8 @@ class Checkpoint:
     `source_bytes` is the size of all weight files, `missing_bytes` of those still to be downloaded
     when it was opened. `cached` are the files if they are in the hub's cache, in which it keeps
     other runs from removing them. `quantized` names the format of weights that were quantized
-    before; these are seen as F32. `readable` are the dtypes whose values can be read.
+    before; these are seen as F32. `readable` are the dtypes whose values can be read. `stream`
+    brings the weights where they are stored nowhere.
     """
 
     id: str
@@ -68,6 +70,7 @@ class Checkpoint:
     cached: "CachedWeights | None" = None
     quantized: str | None = None
     readable: Collection[str] = WEIGHT_DTYPES
+    stream: "HubStream | None" = None
 
     @property
     def has_weights(self) -> bool:

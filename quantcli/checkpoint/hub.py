@@ -23,11 +23,12 @@ from quantcli.checkpoint.files import SIDE_FILE_LIMIT, TEMPLATE_FOLDER, Folder, 
 from quantcli.checkpoint.folder import open_folder, read_config
 from quantcli.checkpoint.hub_cache import CachedRepo, RemoteFile, open_cached, usable_digest
 from quantcli.checkpoint.hub_calls import call, host
+from quantcli.checkpoint.hub_stream import HubStream, StreamedWeights
 from quantcli.checkpoint.layout import INDEX, all_tensors, find_layout, join_headers
 from quantcli.checkpoint.prequantized import read_format
 from quantcli.checkpoint.prequantized.weights import PackedWeights
 from quantcli.checkpoint.safetensors import Header, from_bytes, header_length, parse_header
-from quantcli.errors import BadInputError, NetworkError
+from quantcli.errors import BadInputError, NetworkError, UnsupportedError
 from quantcli.progress import Progress, Silent
 
 SIDE_FILES = frozenset(
@@ -41,19 +42,24 @@ HEADER_GUESS = 256 << 10
 
 
 def open_hub(
-    repo_id: str, revision: str | None, weights: bool, progress: Progress | None
+    repo_id: str,
+    revision: str | None,
+    weights: bool,
+    progress: Progress | None,
+    stream: bool = False,
 ) -> Checkpoint:
     """Open `repo_id` at `revision` (branch, tag, commit; None: main), downloading what is missing.
 
     HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are respected. With `weights` False only the
-    headers of the weights are fetched, unless offline.
+    headers of the weights are fetched, unless offline; so are they with `stream`, and the weights
+    when they are read.
 
     Raises: AccessError, NetworkError, IntegrityError, ResourceError, BadInputError,
     UnsupportedError.
     """
     quiet_client()
     revision = revision or constants.DEFAULT_REVISION
-    if constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE and not stream:
         return open_cached(repo_id, revision, progress or Silent())
     commit, files = list_files(repo_id, revision)
     if "config.json" not in files:
@@ -69,10 +75,16 @@ def open_hub(
         if name not in files:
             raise BadInputError(f"{show(repo_id)} lacks {show(name)}, named in {INDEX}")
     shards = [files[name] for name in layout.files]
-    if not weights:
+    if not weights or stream:
         headers = {shard.name: _fetch_header(repo_id, commit, shard) for shard in shards}
         homes = join_headers(headers, layout)
+        streamed = HubStream(repo_id, commit, [(shard, headers[shard.name]) for shard in shards])
         tensors = all_tensors(headers)
+        if form is not None and stream:
+            raise UnsupportedError(
+                f"{show(repo_id)} is quantized ({form.title}), which --stream cannot read; leave"
+                " it out"
+            )
         if form is not None:
             remote = _RemoteWeights(repo_id, commit, files, headers, homes)
             tensors = PackedWeights(form, tensors, remote).tensors
@@ -82,9 +94,10 @@ def open_hub(
             config,
             tensors,
             side_files,
-            weights=None,
+            weights=StreamedWeights(tensors, homes, streamed.rows) if stream else None,
             source_bytes=sum(shard.size for shard in shards),
-            missing_bytes=sum(shard.size for shard in repo.missing(shards)),
+            missing_bytes=sum(shard.size for shard in (shards if stream else repo.missing(shards))),
+            stream=streamed if stream else None,
             quantized=form.title if form else None,
         )
     cached = CachedWeights(root, layout.files)

@@ -7,7 +7,7 @@ import hashlib
 import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -187,19 +187,22 @@ def verify(root: Path, files: Sequence[RemoteFile], progress: Progress) -> None:
         progress.finish()
 
 
+def hasher(file: RemoteFile) -> Any:
+    """What hashes the content of a file of that size as its digest was made."""
+    if file.digest is not None and len(file.digest) == _SHA1_LENGTH:
+        return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
+    return hashlib.sha256()
+
+
 def _digest(root: Path, file: RemoteFile, progress: Progress) -> str:
     """Return the SHA-256 of the content or, if that is what was announced, git's SHA-1."""
     with open_regular(root, file.name) as stream:
-        if file.digest is not None and len(file.digest) == _SHA1_LENGTH:
-            size = stream.seek(0, 2)
-            stream.seek(0)
-            sha = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)
-        else:
-            sha = hashlib.sha256()
+        sha = hasher(replace(file, size=stream.seek(0, 2)))
+        stream.seek(0)
         while chunk := stream.read(_CHUNK):
             sha.update(chunk)
             progress.advance(len(chunk))
-    return sha.hexdigest()
+    return str(sha.hexdigest())
 
 
 def _discard(path: Path) -> None:

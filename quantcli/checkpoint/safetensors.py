@@ -37,7 +37,7 @@ DTYPE_BITS = (
     | dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6)
     | {"F4": 4}
 )
-_NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
+NUMPY_DTYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
@@ -263,7 +263,7 @@ class SafetensorsFile:
         Raises: BadInputError (the file is gone), IntegrityError (it is another one by now).
         """
         tensor, begin = self.header.tensors[name], self.header.begins[name]
-        dtype = _NUMPY_DTYPES[tensor.dtype]
+        dtype = NUMPY_DTYPES[tensor.dtype]
         with open_regular(self._folder, self._name) as file:
             if _identity(file) != self._identity:
                 raise IntegrityError(
@@ -276,7 +276,7 @@ class SafetensorsFile:
 
 def from_bytes(tensor: SourceTensor, data: bytes) -> np.ndarray:
     """Return a tensor as `SafetensorsFile.raw` does, given its bytes."""
-    return np.frombuffer(data, _NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)
+    return np.frombuffer(data, NUMPY_DTYPES[tensor.dtype]).reshape(tensor.shape)
 
 
 def _identity(file: BinaryIO) -> tuple[int, ...]:

@@ -150,6 +150,14 @@ def convert(
             rich_help_panel=options.RUN,
         ),
     ] = False,
+    stream: Annotated[
+        bool,
+        typer.Option(
+            "--stream",
+            help="Read a hub model's weights from the network, once, without storing them.",
+            rich_help_panel=options.RUN,
+        ),
+    ] = False,
     dry_run: Annotated[
         bool,
         typer.Option(
@@ -206,6 +214,7 @@ def convert(
         force=force,
         resume=resume,
         delete_source=delete_source,
+        stream=stream,
     )
     progress = for_terminal(quiet)
     if lora_only and (dry_run or card):

@@ -34,6 +34,7 @@ class Job:
     `target` takes the place of `types`: one file, whose tensors' types are measured on the same
     text; `save_recipe` is where to write them as a recipe.
     `delete_source` removes the weights of a hub model from the cache as soon as they were read.
+    `stream` reads the weights of a hub model from the network, once, and stores them nowhere.
     `max_memory_bytes` refuses a conversion that may need more private memory than that.
     `gate` is what the outputs must keep to: their size before the work, their quality after it.
     `evaluate` names a text (see calibration.text.read_text) to measure the outputs' quality on.
@@ -63,6 +64,7 @@ class Job:
     target: Target | None = None
     save_recipe: Path | None = None
     delete_source: bool = False
+    stream: bool = False
     gate: Gate = field(default_factory=Gate)
 
     @property

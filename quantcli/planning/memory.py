@@ -12,8 +12,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from quantcli.methods.gptq import STRIP
+from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.transformer.block import TILE_TOKENS
 from quantcli.transformer.scratch import IN_MEMORY
+from quantcli.workers import QUEUED
 
 INTERVAL = 0.2  # seconds between two looks at the memory in use
 
@@ -24,6 +26,7 @@ WORKER_BYTES = 18 << 20  # of each: a piece as float32, decoded again, and the s
 WEIGHTED_BYTES = 8 << 20  # what importance adds to the scratch
 PARSING_BYTES = 1700  # per token, while the tokenizer is read
 TOKEN_BYTES = 300  # per token, kept as metadata
+NOTE_BYTES = 200
 STRIP_ARRAYS = 6  # of float32, in which GPTQ works on a strip of rows
 
 
@@ -87,6 +90,15 @@ def sequence_memory(
         min(4 * tokens * n, IN_MEMORY) for n in (shapes["token_embd.weight"][-1], widest, widest)
     )
     return states + 4 * (outputs * site + 5 * widest**2 + STRIP_ARRAYS * rows * widest)
+
+
+def stream_memory(threads: int, weights: int) -> int:
+    """Upper estimate of what a stream adds: connection, rows of a head, pieces on their way.
+
+    weights: to be encoded, of whose pieces a note is kept until the end.
+    """
+    notes = weights // PIECE_WEIGHTS * NOTE_BYTES
+    return (16 << 20) + 2 * QUEUED * threads * 2 * 4 * PIECE_WEIGHTS + notes
 
 
 class PeakMemory:

@@ -31,6 +31,7 @@ from quantcli.planning.memory import (
     measuring_memory,
     peak_memory,
     sequence_memory,
+    stream_memory,
 )
 from quantcli.planning.metadata import count_parameters, imatrix_metadata
 from quantcli.planning.names import check_distinct, output_path
@@ -92,6 +93,8 @@ class Plan:
         vocabulary = vocabulary_size(self.files[0].metadata)
         needed = peak_memory(self.job.threads, math.ceil(packed), vocabulary, self.job.has_imatrix)
         merging = lora_memory(self.adapters, self.job.threads)
+        if self.job.stream:
+            merging += stream_memory(self.job.threads, self.weights)
         if self.calibration is None:
             return needed + merging
         shapes = {origin.name: origin.shape for origin in self.origins}
@@ -171,6 +174,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     if job.imatrix and (job.calibrates or job.target):
         who = job.target.option if job.target else f"--method {job.method}"
         raise UsageError(f"{who} makes its own statistics; leave --imatrix out")
+    _check_stream(job)
     imatrix = read_imatrix(job.imatrix) if job.imatrix else None
     calibration = read_text(job.text) if job.text else None
     source = open_source(job, weights=weights, progress=progress)
@@ -205,6 +209,20 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         warnings=warnings,
         adapters=source.adapters,
     )
+
+
+def _check_stream(job: Job) -> None:
+    """What comes over the network comes once."""
+    again = {
+        f"--method {job.method}": job.calibrates,
+        "a target": job.target is not None,
+        "--imatrix auto": job.text is not None,
+        "--evaluate": job.evaluate is not None,
+        "--delete-source": job.delete_source,
+    }
+    for what in (name for name, wanted in again.items() if job.stream and wanted):
+        why = "there is nothing to delete" if what == "--delete-source" else "it reads them again"
+        raise UsageError(f"--stream reads the weights once, leave out {what}: {why}")
 
 
 def _few_tokens(job: Job, tokens: int) -> list[str]:

@@ -67,7 +67,7 @@ def _checkpoint(job: Job, weights: bool, progress: Progress | None) -> Source:
         option = "--keep-split" if job.keep_split else "--allow-requantize"
         raise UsageError(f"{option} is for GGUF files; {job.source!r} is none")
     checkpoint = open_checkpoint(
-        job.source, revision=job.revision, weights=weights, progress=progress
+        job.source, job.revision, weights=weights, progress=progress, stream=job.stream
     )
     adapters = open_adapters(job.lora, checkpoint, progress)
     checkpoint = merge(checkpoint, adapters)
@@ -103,6 +103,8 @@ def _check_flags(job: Job) -> None:
             "--pre-tokenizer is for checkpoints; a GGUF file has one, which --override-kv "
             "tokenizer.ggml.pre=str:NAME replaces"
         )
+    if job.stream:
+        raise UsageError(f"--stream is for hub models, but {job.source!r} is a GGUF file")
     if job.lora:
         raise UsageError("--lora is merged into checkpoints; llama.cpp takes a GGUF file's apart")
     if job.keep_split and job.split_max_bytes is not None:
