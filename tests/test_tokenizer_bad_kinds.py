@@ -171,7 +171,7 @@ def test_a_unigram_model_with_byte_fallback(tmp_path: Path) -> None:
     refused(tmp_path, "llama2", UnsupportedError, "tokenizer.model", "byte fallback")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 @pytest.mark.parametrize("style", ["bert", "t5"])
 def test_any_value_anywhere(
@@ -187,7 +187,7 @@ def test_any_value_anywhere(
     assert "\n" not in refusal(lambda: read_tokenizer(source, VOCAB_SIZE[style]))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_bytes_in_a_character_map(data: st.DataObject) -> None:
     document = json.loads((DATA / "t5" / "tokenizer.json").read_text(encoding="utf-8"))
