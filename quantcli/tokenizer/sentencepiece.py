@@ -9,6 +9,7 @@ The file is a protocol buffer, sentencepiece_model.proto:
 """
 
 import math
+import re
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ NAMES = ("tokenizer.model", "spiece.model")
 PIECE_LIMIT = 1 << 20
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 UNIGRAM, BPE = 1, 2
+RANKS = re.compile(rb"[A-Za-z0-9+/]+=* \d+\r?\n")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ def read_sentencepiece(data: bytes, name: str) -> SentencePiece:
     Raises: BadInputError (not such a file), UnsupportedError (neither BPE nor Unigram, or of a
     kind that llama.cpp lacks).
     """
+    if RANKS.match(data):
+        raise UnsupportedError(
+            f"{name} holds ranks in tiktoken's format, which does not say how text is split: "
+            "a tokenizer.json is needed"
+        )
     pieces: list[Token] = []
     trainer: dict[int, int | memoryview] = {}
     normalizer: dict[int, int | memoryview] = {}
