@@ -43,6 +43,11 @@ FP8 = {
     "fp8 tensor inverse": Case(
         _FP8 | {"activation_scheme": "static"}, fp8("tensor", "weight_scale_inv"), "FP8"
     ),
+    "fp8 modelopt": Case(
+        {"quant_method": "modelopt", "quant_algo": "FP8"},
+        fp8("tensor", "weight_scale"),
+        "Model Optimizer FP8",
+    ),
     "fp8 row": Case({"quant_method": "fbgemm_fp8"}, fp8("row", "weight_scale"), "FP8", (7, 33)),
     "fp8 block": Case(
         _BLOCK, fp8("block", "weight_scale_inv", (16, 32)), "FP8 in blocks of 16x32", (48, 96)

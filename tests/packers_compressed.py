@@ -93,33 +93,35 @@ def packed(
     return pack
 
 
-def fp4(group: int) -> Packer:
+def fp4(group: int, *, modelopt: bool = False) -> Packer:
     """NVFP4 in groups of 16, MXFP4 in groups of 32."""
 
     def pack(random: np.random.Generator, rows: int, columns: int) -> Packed:
         codes = random.integers(0, 16, (rows, columns))
+        pairs = (codes[:, 0::2] | codes[:, 1::2] << 4).astype(np.uint8)
+        parts = {"weight" if modelopt else "weight_packed": ("U8", pairs)}
         shape = rows, columns // group
         if group == 16:
             stored, scales = e4m3(random, shape)
-            shared = np.array([random.uniform(100, 4000)], np.float32)
-            scales = np.array([[scale / shared[0] for scale in row] for row in scales])
+            parts["weight_scale"] = "F8_E4M3", stored
+            shared = np.float32(random.uniform(100, 4000))
+            if modelopt:
+                shared = 1 / shared
+                parts["weight_scale_2"] = "F32", np.array(shared)
+                scales = np.array([[scale * shared for scale in row] for row in scales])
+            else:
+                parts["weight_global_scale"] = "F32", np.array([shared])
+                scales = np.array([[scale / shared for scale in row] for row in scales])
         else:
             stored = random.integers(110, 130, shape, np.uint8)
+            parts["weight_scale"] = "U8", stored
             scales = np.exp2(stored.astype(np.float64) - 127)
         w = np.empty((rows, columns), np.float32)
         for i in range(rows):
             for j in range(columns):
                 number = np.float32(small_float(int(codes[i, j]), 2, 1))
                 w[i, j] = number * np.float32(scales[i, j // group])
-        pairs = codes[:, 0::2] | codes[:, 1::2] << 4
-        parts = {"weight_packed": ("U8", pairs.astype(np.uint8))}
-        if group == 16:
-            return Packed(
-                parts
-                | {"weight_scale": ("F8_E4M3", stored), "weight_global_scale": ("F32", shared)},
-                w,
-            )
-        return Packed(parts | {"weight_scale": ("U8", stored)}, w)
+        return Packed(parts, w)
 
     return pack
 
@@ -191,6 +193,11 @@ COMPRESSED = {
         settings("nvfp4-pack-quantized", 4, "float", "tensor_group", group_size=16),
         fp4(16),
         "compressed-tensors nvfp4-pack-quantized, FP4",
+    ),
+    "modelopt nvfp4": Case(
+        {"quant_method": "modelopt", "quant_algo": "NVFP4"},
+        fp4(16, modelopt=True),
+        "Model Optimizer NVFP4",
     ),
     "ct mxfp4": Case(
         settings("mxfp4-pack-quantized", 4, "float", "group", group_size=32),

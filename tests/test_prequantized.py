@@ -30,7 +30,7 @@ RECORDS = sorted((Path(__file__).parent / "data" / "prequantized").iterdir())
 # Of which whole models are converted: one per layout.
 WHOLE = ["fp8 tensor", "fp8 block cut off", "gptq act-order 3 bits", "gptq 4 bits", "awq"]
 WHOLE += ["gptq of zero biases"]
-WHOLE += ["bnb nf4 nested", "bnb int8", "ct packed asymmetric", "ct fp8 rows", "ct nvfp4"]
+WHOLE += ["bnb nf4 nested", "bnb int8", "ct packed asymmetric", "ct fp8 rows", "modelopt nvfp4"]
 
 # Whose headers do not tell all.
 ONCE = ["gptq of zero biases", "bnb nf4 nested", "ct packed asymmetric"]

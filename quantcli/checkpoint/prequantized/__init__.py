@@ -16,6 +16,7 @@ from quantcli.checkpoint.prequantized.bitsandbytes import read_bitsandbytes
 from quantcli.checkpoint.prequantized.compressed_tensors import read_compressed_tensors
 from quantcli.checkpoint.prequantized.fp8 import read_fbgemm, read_fp8
 from quantcli.checkpoint.prequantized.gptq import read_gptq
+from quantcli.checkpoint.prequantized.modelopt import read_modelopt
 from quantcli.checkpoint.prequantized.packed import Format, Settings
 from quantcli.errors import UnsupportedError
 
@@ -28,6 +29,7 @@ _FORMATS: Mapping[str, Callable[[Settings], Format]] = {
     "awq": read_awq,
     "bitsandbytes": read_bitsandbytes,
     "compressed-tensors": read_compressed_tensors,
+    "modelopt": read_modelopt,
 }
 
 

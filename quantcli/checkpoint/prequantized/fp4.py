@@ -1,13 +1,15 @@
 """Weights of two E2M1 numbers to a byte, the first in the lower half: NVFP4 and MXFP4.
 
-NVFP4: groups of 16 share an E4M3 scale, over a float32 that all share. MXFP4: groups of 32 share a
-power of two. compressed_tensors/compressors/nvfp4, mxfp4.
+NVFP4: groups of 16 share an E4M3 scale, that a float32 divides (compressed-tensors) or multiplies
+(Model Optimizer) for the whole tensor. MXFP4: groups of 32 share a power of two.
+compressed_tensors/compressors/nvfp4, mxfp4.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from quantcli.checkpoint.checkpoint import SourceTensor
 from quantcli.checkpoint.files import show
 from quantcli.checkpoint.prequantized.floats import E2M1, E8M0
 from quantcli.checkpoint.prequantized.packed import PackedWeight, Parts, Tensors, matrix, part
@@ -16,7 +18,7 @@ from quantcli.errors import BadInputError
 
 @dataclass(frozen=True)
 class Fp4Weight(PackedWeight):
-    """Parts: weight, scale and, of NVFP4, global."""
+    """Parts: weight, scale and, of NVFP4, divisor or factor."""
 
     def decode(self, parts: Parts, rows: np.ndarray) -> np.ndarray:
         pairs = parts.codes("weight")[rows]
@@ -28,11 +30,13 @@ class Fp4Weight(PackedWeight):
 
     def _scales(self, parts: Parts, rows: np.ndarray) -> np.ndarray:
         """Float32 [len(rows), groups]. Raises BadInputError unless finite."""
-        if "global" in self.parts:
-            shared = parts.values("global").reshape(())
-            if shared == 0:
-                raise parts.refuse("global", "is 0, and scales are divided by it")
-            return parts.values("scale", rows) / shared
+        if "factor" in self.parts:
+            return parts.values("scale", rows) * parts.values("factor").reshape(())
+        if "divisor" in self.parts:
+            divisor = parts.values("divisor").reshape(())
+            if divisor == 0:
+                raise parts.refuse("divisor", "is 0, and scales are divided by it")
+            return parts.values("scale", rows) / divisor
         found = E8M0[parts.codes("scale")[rows]]
         if np.isnan(found).any():
             raise parts.refuse("scale", "holds nan: the checkpoint is broken")
@@ -40,24 +44,37 @@ class Fp4Weight(PackedWeight):
 
 
 def nvfp4_weight(tensors: Tensors, name: str) -> Fp4Weight:
-    """The weight `name`. Raises BadInputError, UnsupportedError."""
-    return _weight(tensors, name, 16, "F8_E4M3", shared=True)
+    """The weight `name` of compressed-tensors. Raises BadInputError, UnsupportedError."""
+    found = _parts(tensors, name, f"{name}_packed", 16, "F8_E4M3")
+    found["divisor"] = part(tensors, f"{name}_global_scale", ("F32",), (), (1,))
+    return _weight(name, found)
 
 
 def mxfp4_weight(tensors: Tensors, name: str) -> Fp4Weight:
-    """The weight `name`. Raises BadInputError, UnsupportedError."""
-    return _weight(tensors, name, 32, "U8", shared=False)
+    """The weight `name` of compressed-tensors. Raises BadInputError, UnsupportedError."""
+    return _weight(name, _parts(tensors, name, f"{name}_packed", 32, "U8"))
 
 
-def _weight(tensors: Tensors, name: str, group: int, scale: str, *, shared: bool) -> Fp4Weight:
-    weight = matrix(tensors, f"{name}_packed", ("U8",))
+def modelopt_weight(tensors: Tensors, name: str) -> Fp4Weight:
+    """The weight `name` of Model Optimizer. Raises BadInputError, UnsupportedError."""
+    found = _parts(tensors, name, name, 16, "F8_E4M3")
+    found["factor"] = part(tensors, f"{name}_scale_2", ("F32",), (), (1,))
+    return _weight(name, found)
+
+
+def _parts(
+    tensors: Tensors, name: str, packed: str, group: int, scale: str
+) -> dict[str, SourceTensor]:
+    weight = matrix(tensors, packed, ("U8",))
     rows, columns = weight.shape[0], 2 * weight.shape[1]
-    groups = (rows, -(-columns // group))
     if columns % group:
         raise BadInputError(
-            f"tensor {show(weight.name)} has {columns} columns, which groups of {group} do not fill"
+            f"tensor {show(packed)} has {columns} columns, which groups of {group} do not fill"
         )
-    parts = {"weight": weight, "scale": part(tensors, f"{name}_scale", (scale,), groups)}
-    if shared:
-        parts["global"] = part(tensors, f"{name}_global_scale", ("F32",), (), (1,))
-    return Fp4Weight(name, (rows, columns), parts)
+    groups = rows, columns // group
+    return {"weight": weight, "scale": part(tensors, f"{name}_scale", (scale,), groups)}
+
+
+def _weight(name: str, parts: Tensors) -> Fp4Weight:
+    rows, half = parts["weight"].shape
+    return Fp4Weight(name, (rows, 2 * half), parts)
