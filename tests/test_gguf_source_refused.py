@@ -11,8 +11,16 @@ from conftest import Call
 from gguf_sources import metadata, tensors, write
 from test_gguf_file_hostile import BAD
 
-from quantcli.errors import AccessError, BadInputError, UnsupportedError, UsageError
+from quantcli.errors import (
+    AccessError,
+    BadInputError,
+    QuantcliError,
+    UnsupportedError,
+    UsageError,
+)
 from quantcli.gguf_file import read_header
+from quantcli.planning import Job
+from quantcli.planning.survey import survey
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -191,3 +199,21 @@ def test_quantized_already(tmp_path: Path, call: Call) -> None:
     done = call("plan", source, "--allow-requantize")
     assert done.code == 0
     assert "quantized twice" in done.stderr
+
+
+def test_damaged_bytes_are_refused_or_harmless(tmp_path: Path) -> None:
+    """Whatever a header says, planning ends in a plan or in an error for the user."""
+    good = write(tmp_path / "x.gguf", metadata(), tensors()).read_bytes()
+    length = read_header(tmp_path / "x.gguf").data_start
+    rng = np.random.default_rng(3)
+    outcomes = []
+    for _ in range(60):
+        data = bytearray(good)
+        data[int(rng.integers(length))] = int(rng.integers(256))
+        (tmp_path / "x.gguf").write_bytes(data)
+        try:
+            survey(Job(str(tmp_path / "x.gguf"), output=tmp_path), budget=10**9)
+            outcomes.append("planned")
+        except QuantcliError as error:
+            outcomes.append(type(error).__name__)
+    assert {"planned", "BadInputError"} <= set(outcomes)
