@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import TracebackType
@@ -47,7 +48,7 @@ class Entry:
     content: bytes
     lfs: bool
 
-    @property
+    @cached_property
     def digest(self) -> str:
         if self.lfs:
             return hashlib.sha256(self.content).hexdigest()

@@ -5,16 +5,22 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from big_models import build_big
 from broken import shard_name
 from conftest import Call, Called, Cli, assert_one_line_error
 from hub_client import Start, environment
 from hub_server import Fault, HubServer
 from sharded import cut_demo
-from tiny_adapters import build_adapter
+from tiny_adapters import build_adapter, safetensors
 from tiny_models import build
 
 from quantcli import encoding
+from quantcli.checkpoint import AdapterRef
+from quantcli.gguf_file import read_header, read_tensor
+from quantcli.planning import Job, make_plan
+from quantcli.planning.memory import stream_memory
 
 pytest_plugins = ["hub_fixtures"]
 
@@ -237,3 +243,32 @@ def test_as_a_command(cli: Cli, tmp_path: Path, demo: Path) -> None:
     assert [path.name for path in cli.work.iterdir()] == ["x.gguf"]  # type: ignore[attr-defined]
     local = cli("convert", demo, "-o", "z.gguf")
     assert local.returncode == 0
+
+
+@pytest.mark.slow
+def test_memory_and_disk_are_bounded(cli: Cli, tmp_path: Path) -> None:
+    """A fifth of a gigabyte with an adapter, on four processes, in the memory that was planned."""
+    source = build_big(tmp_path / "big", 0.2)
+    lora = build_adapter(tmp_path / "lora", "llama")
+    path = "base_model.model.model.layers.0.mlp.down_proj.lora_{}.weight"
+    a, b = np.ones((32, 8192), np.float32), np.ones((2048, 32), np.float32)
+    weights = safetensors({path.format("A"): a, path.format("B"): b})
+    (lora / "adapter_model.safetensors").write_bytes(weights)
+    refs = (AdapterRef(str(lora)),)
+    made = make_plan(Job(str(source), ("Q4_K_M",), tmp_path, threads=4, lora=refs))
+    command = ("convert", "org/big", "--stream", "--lora", lora, "-j", "4", "--json")
+    with HubServer({"org/big": source}) as hub:
+        done = cli(*command, "-o", "x.gguf", **environment(hub, tmp_path))
+    assert done.returncode == 0, done.stderr
+    planned = made.peak_memory_bytes + stream_memory(4, made.weights)
+    assert json.loads(done.stdout)["peak_memory_bytes"] < planned < 600 << 20
+    cache = [path.stat().st_size for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert sum(cache) < 10 << 20
+    local = ("convert", source, "--lora", lora, "-j", "1", "-o", "y.gguf")
+    assert cli(*local).returncode == 0
+    x, y = (
+        read_header(cli.work / name)  # type: ignore[attr-defined]
+        for name in ("x.gguf", "y.gguf")
+    )
+    for name, entry in x.tensors.items():
+        np.testing.assert_array_equal(read_tensor(entry), read_tensor(y.tensors[name]))

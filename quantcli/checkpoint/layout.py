@@ -74,7 +74,7 @@ def _nothing_found(names: Collection[str]) -> Exception:
         return min((name for name in names if name.endswith(endings)), default=None)
 
     if "adapter_config.json" in names:
-        return UnsupportedError("this is an adapter (adapter_config.json): merge it into its base")
+        return UnsupportedError("this is an adapter: give its base, and the adapter with --lora")
     if other := first(".safetensors"):
         return BadInputError(f"there is no {SINGLE} and no {INDEX}, only {show(other)}")
     if pickle := first(*_PICKLES):

@@ -7,6 +7,7 @@ from pathlib import Path
 from quantcli.calibration.calibrate import METHOD_TOKENS, TOKENS
 from quantcli.calibration.text import BUILTIN
 from quantcli.checkpoint import AdapterRef
+from quantcli.errors import UsageError
 from quantcli.evaluation.gate import Gate
 from quantcli.methods import method_info
 from quantcli.planning.target import Target
@@ -86,3 +87,21 @@ class Job:
     def calibrates(self) -> bool:
         """Whether the method itself runs a text through the model."""
         return method_info(self.method).calibrates
+
+
+def check_stream(job: Job) -> None:
+    """What comes over the network comes once.
+
+    Raises:
+        UsageError: naming what would read weights again.
+    """
+    again = {
+        f"--method {job.method}": job.calibrates,
+        "a target": job.target is not None,
+        "--imatrix auto": job.text is not None,
+        "--evaluate": job.evaluate is not None,
+        "--delete-source": job.delete_source,
+    }
+    for what in (name for name, wanted in again.items() if job.stream and wanted):
+        why = "there is nothing to delete" if what == "--delete-source" else "it reads them again"
+        raise UsageError(f"--stream reads the weights once, leave out {what}: {why}")

@@ -22,7 +22,7 @@ from quantcli.methods.awq import left_out
 from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.model import CheckpointModel
 from quantcli.planning.file import PlannedFile, PlannedTensor
-from quantcli.planning.job import Job
+from quantcli.planning.job import Job, check_stream
 from quantcli.planning.lora import (
     lora_memory,
 )
@@ -174,7 +174,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     if job.imatrix and (job.calibrates or job.target):
         who = job.target.option if job.target else f"--method {job.method}"
         raise UsageError(f"{who} makes its own statistics; leave --imatrix out")
-    _check_stream(job)
+    check_stream(job)
     imatrix = read_imatrix(job.imatrix) if job.imatrix else None
     calibration = read_text(job.text) if job.text else None
     source = open_source(job, weights=weights, progress=progress)
@@ -209,20 +209,6 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         warnings=warnings,
         adapters=source.adapters,
     )
-
-
-def _check_stream(job: Job) -> None:
-    """What comes over the network comes once."""
-    again = {
-        f"--method {job.method}": job.calibrates,
-        "a target": job.target is not None,
-        "--imatrix auto": job.text is not None,
-        "--evaluate": job.evaluate is not None,
-        "--delete-source": job.delete_source,
-    }
-    for what in (name for name, wanted in again.items() if job.stream and wanted):
-        why = "there is nothing to delete" if what == "--delete-source" else "it reads them again"
-        raise UsageError(f"--stream reads the weights once, leave out {what}: {why}")
 
 
 def _few_tokens(job: Job, tokens: int) -> list[str]:
