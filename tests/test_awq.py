@@ -121,6 +121,8 @@ LEFT_OUT = {
     "cohere": ["attn", "ffn"],  # two sites behind one norm
     "starcoder2": ["ffn_down"],  # an activation without a product
     "gpt_neox": ["ffn_down"],
+    "nemotron": ["ffn_down"],
+    "olmo3": ["attn", "ffn"],
 }
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from slow_twins import slow_twin
 from tiny_models import VARIANTS, build
 
 from quantcli.errors import BadInputError
@@ -85,7 +86,9 @@ class Double:
         return float((np.logaddexp.reduce(logits, axis=-1) - wanted[..., 0]).sum())
 
 
-@pytest.fixture(params=VARIANTS, ids="-".join)
+@pytest.fixture(
+    params=[pytest.param(key, marks=slow_twin(key), id="-".join(key)) for key in VARIANTS]
+)
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
     return open_model(str(build(tmp_path / "source", *request.param)))
 
@@ -143,11 +146,13 @@ def test_blocks_pull_back_what_differences_say(model: Model, number: int) -> Non
         return slope(run)
 
     dx = block.run(x)[1](aim)
-    assert (dx * change).sum() == pytest.approx(slope(moved), rel=1e-7)
+    # The slope of a squared relu has a kink, which differences see.
+    rel = 1e-4 if double.sizes.wiring.activation == "relu2" else 1e-7
+    assert (dx * change).sum() == pytest.approx(slope(moved), rel=rel)
     for name, squares in list(block.squares.items()):
         output = len(squares) // 3
         slopes = [nudged(name, token, output) for token in range(2 * n_ctx)]
-        assert squares[output] == pytest.approx(np.square(slopes).sum(), rel=1e-6), name
+        assert squares[output] == pytest.approx(np.square(slopes).sum(), rel=10 * rel), name
 
 
 @pytest.mark.usefixtures("small_pieces")

@@ -30,6 +30,9 @@ BAD: list[Case] = [
     ("cohere-tied", {"logit_scale": None}, "no value for logit_scale"),
     ("cohere-tied", {"layer_norm_eps": 0}, "layer_norm_eps = 0"),
     ("starcoder2-tied", {"norm_epsilon": -1}, "layer_norm_eps = -1"),
+    ("olmo3-odd", {"layer_types": ["full_attention"]}, "layer_types"),
+    ("olmo3-odd", {"layer_types": [[], {}]}, "layer_types"),
+    ("olmo3-odd", {"sliding_window": None}, "no value for sliding_window"),
     ("gpt_neox-odd", {"use_parallel_residual": 1}, "use_parallel_residual = 1"),
 ]
 
@@ -57,6 +60,9 @@ UNSUPPORTED: list[Case] = [
     ("gpt_neox-odd", {"rotary_emb_base": 500}, "rope_theta = 500"),
     ("gpt_neox-odd", {"attention_bias": False}, "attention_bias"),
     ("gpt_neox-odd", {"hidden_act": "relu"}, "hidden_act"),
+    ("nemotron-odd", {"hidden_act": "silu"}, "hidden_act"),
+    ("nemotron-odd", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+    ("nemotron-odd", {"rope_scaling": {"type": "linear", "factor": 2}}, "linear"),
 ]
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import Call
+from slow_twins import slow_twin
 from test_convert import sha256s
 from tiny_models import VARIANTS, build
 
@@ -125,7 +126,9 @@ def test_predictions_come_nearer_at_the_same_size(
 
 
 @pytest.mark.parametrize("method", [name for name, info in METHODS.items() if info.calibrates])
-@pytest.mark.parametrize(("family", "variant"), VARIANTS)
+@pytest.mark.parametrize(
+    ("family", "variant"), [pytest.param(*key, marks=slow_twin(key)) for key in VARIANTS]
+)
 def test_every_family_converts(tmp_path: Path, family: str, variant: str, method: str) -> None:
     source = build(tmp_path / "source", family, variant)
     model = open_model(str(source))

@@ -72,6 +72,9 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("starcoder2", "tied", {"activation": "relu2"}),
     ("gpt_neox", "parallel", {"parallel": False}),
     ("gpt_neox", "odd", {"parallel": True}),
+    ("nemotron", "gqa", {"activation": "gelu"}),
+    ("olmo3", "yarn", {"local_rope": False}),
+    ("olmo3", "yarn", {"global_every": 0}),
 ]
 
 

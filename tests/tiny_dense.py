@@ -75,6 +75,20 @@ FAMILIES: dict[str, Config] = {
         "rotary_emb_base": 10000,
         "use_parallel_residual": True,
     },
+    "nemotron": {
+        "architectures": ["NemotronForCausalLM"],
+        "rms_norm_eps": None,
+        "hidden_act": "relu2",
+        "norm_eps": 1e-5,
+        "partial_rotary_factor": 0.5,
+    },
+    "olmo3": {
+        "architectures": ["Olmo3ForCausalLM"],
+        "hidden_act": "silu",
+        "num_hidden_layers": 4,
+        "intermediate_size": 256,
+        "sliding_window": 64,
+    },
 }
 
 VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
@@ -143,6 +157,40 @@ VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
         "F32",
         2,
     ),
+    ("nemotron", "gqa"): ({}, "llama2", "BF16", 1),
+    ("nemotron", "odd"): (
+        {**ODD, "attention_bias": True, "mlp_bias": True, "partial_rotary_factor": 0.25},
+        "llama2",
+        "F32",
+        1,
+    ),
+    ("olmo3", "yarn"): (
+        {
+            "rope_theta": 500000.0,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+                "attention_factor": 1.1386294361119891,
+                "beta_fast": 32.0,
+                "beta_slow": 1.0,
+            },
+        },
+        "gpt2",
+        "BF16",
+        1,
+    ),
+    ("olmo3", "odd"): (
+        {
+            **ODD,
+            "num_hidden_layers": 2,
+            "layer_types": ["full_attention", "sliding_attention"],
+            "rope_theta": 500000.0,
+        },
+        "gpt2",
+        "F32",
+        2,
+    ),
 }
 
 
@@ -169,7 +217,7 @@ def _llama_like(family: str, config: Config) -> Shapes:
     return shapes
 
 
-_BIASED = ("stablelm", "starcoder2")  # layer norms with a bias
+_BIASED = ("stablelm", "starcoder2", "nemotron")  # layer norms with a bias
 
 
 def _linears(family: str, hidden: int, wide: int, q: int, kv: int) -> Shapes:
@@ -187,6 +235,8 @@ def _linears(family: str, hidden: int, wide: int, q: int, kv: int) -> Shapes:
         qkv = {"self_attn.qkv_proj": (q + 2 * kv, hidden)}
     if family == "phi3":
         mlp = {"mlp.gate_up_proj": (2 * wide, hidden), "mlp.down_proj": (hidden, wide)}
+    if family == "nemotron":
+        del mlp["mlp.gate_proj"]
     if family == "starcoder2":
         mlp = {"mlp.c_fc": (wide, hidden), "mlp.c_proj": (hidden, wide)}
     return {**qkv, "self_attn.o_proj": (hidden, q), **mlp}
@@ -203,7 +253,7 @@ def _has_bias(family: str, config: Config, linear: str) -> bool:
 def _norms(family: str, hidden: int, q: int, kv: int) -> dict[str, int]:
     if family == "cohere":
         return {"input_layernorm": hidden}
-    if family == "olmo2":
+    if family in ("olmo2", "olmo3"):
         after = {"post_attention_layernorm": hidden, "post_feedforward_layernorm": hidden}
         return {"self_attn.q_norm": q, "self_attn.k_norm": kv, **after}
     return {"input_layernorm": hidden, "post_attention_layernorm": hidden}

@@ -188,6 +188,8 @@ def describe(family: str, variant: str, **changes: Any) -> tuple[dict[str, Any],
     """The config.json and the shapes of every tensor, in stored order."""
     spec = VARIANTS[family, variant]
     config = {"model_type": family, **_SIZES, **_FAMILIES[family], **spec.config, **changes}
+    if config["rms_norm_eps"] is None:  # a family of layer norms
+        del config["rms_norm_eps"]
     config["vocab_size"] = VOCAB_SIZE[spec.tokenizer]
     config["dtype"] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[spec.dtype]
     shapes = _shapes(family, config)

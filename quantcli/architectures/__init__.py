@@ -14,7 +14,8 @@ from quantcli.architectures.gemma import GEMMA2, GEMMA3
 from quantcli.architectures.gpt_neox import GPT_NEOX
 from quantcli.architectures.granite import GRANITE
 from quantcli.architectures.llama import LLAMA, MISTRAL
-from quantcli.architectures.olmo import OLMO2
+from quantcli.architectures.nemotron import NEMOTRON
+from quantcli.architectures.olmo import OLMO2, OLMO3
 from quantcli.architectures.phi import PHI3
 from quantcli.architectures.qwen import QWEN2, QWEN3
 from quantcli.architectures.smollm import SMOLLM3
@@ -29,6 +30,7 @@ __all__ = ["Architecture", "OutputTensor", "Wiring", "find", "find_wiring", "sup
 FAMILIES = (
     *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3),
     *(SMOLLM3, PHI3, OLMO2, GRANITE, COHERE, STABLELM, STARCODER2, GPT_NEOX),
+    *(NEMOTRON, OLMO3),
 )
 
 _BY_CLASS = {name: family for family in FAMILIES for name in family.classes}

@@ -58,13 +58,13 @@ class Parameter:
 class Architecture:
     """One model family.
 
-    classes: Hugging Face class names; gguf: general.architecture; defaults: of the configuration
-    class; aliases: another name that a config key may have, by that key; constants: "<arch>.*" keys
-    whose values are fixed; accepts: the only values of a config key that llama.cpp computes (absent
-    is fine);
-    checks: what a table cannot say; block: the tensors of each block; head: None if the runtime
-    reads the embedding instead, whatever the file holds; ignores: parts of source names that
-    stay out; tokenizer: constant tokenizer.* keys; wiring: of the forward pass, where there is one.
+    classes: Hugging Face class names; gguf: general.architecture; parameters, constants, computed:
+    "<arch>.*" keys, from one config key each, with fixed values, made of several; block: the
+    tensors of each block; defaults: of the configuration class; aliases: another name that a config
+    key may have, by that key; head: None if the runtime reads the embedding instead, whatever the
+    file holds; accepts: the only values of a config key that llama.cpp computes (absent is fine);
+    checks: what a table cannot say; ignores: parts of source names that stay out; tokenizer:
+    constant tokenizer.* keys; wiring: of the forward pass, where there is one.
     """
 
     name: str
@@ -75,6 +75,7 @@ class Architecture:
     defaults: Mapping[str, Any]
     aliases: Mapping[str, str] = field(default_factory=dict)
     constants: Metadata = field(default_factory=dict)
+    computed: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
     rope: RopeStyle = field(default_factory=RopeStyle)
     embedding: Tensor = EMBEDDING
     final_norm: Tensor = FINAL_NORM
@@ -98,6 +99,7 @@ class Architecture:
             if value is not None:
                 keys[f"{self.gguf}.{parameter.key}"] = value
         keys |= {f"{self.gguf}.{key}": value for key, value in self.constants.items()}
+        keys |= {f"{self.gguf}.{key}": make(checked) for key, make in self.computed.items()}
         for key, value in self.rope.metadata(checked).items():
             keys[f"{self.gguf}.rope.{key}"] = value
         return keys

@@ -1,7 +1,13 @@
-"""OLMo 2: norms after attention and mlp instead of before, norms over all heads of q and of k."""
+"""OLMo 2 and 3: norms after attention and mlp instead of before, norms over all heads of q, k."""
 
-from quantcli.architectures.architecture import Architecture
+from dataclasses import replace
+
+import numpy as np
+
+from quantcli.architectures.architecture import Architecture, Parameter
+from quantcli.architectures.config import Config, bad, show
 from quantcli.architectures.layers import SIZES, attention, gated_mlp, norm
+from quantcli.architectures.rope import RopeStyle
 from quantcli.architectures.wiring import Wiring, folds_without
 
 OLMO2 = Architecture(
@@ -31,6 +37,43 @@ OLMO2 = Architecture(
         post_norms=("post_attention_norm", "post_ffw_norm"),
         qk_norm=True,
         joint_qk_norm=True,
+        global_every=4,
+        local_rope=True,
+        local_base=None,
         folds=folds_without("attn", "ffn"),
     ),
+)
+
+
+def _sliding(config: Config) -> np.ndarray:
+    """bool: which blocks see a window only; all but every fourth unless the file says."""
+    n_blocks = config.count("num_hidden_layers")
+    given = config.get("layer_types")
+    if given is None:
+        return np.array([number % 4 != 0 for number in range(1, n_blocks + 1)])
+    if (
+        not isinstance(given, list)
+        or len(given) != n_blocks
+        or not all(kind in ("full_attention", "sliding_attention") for kind in given)
+    ):
+        raise bad(f"layer_types = {show(given)}, expected {n_blocks} kinds of attention")
+    return np.array([kind == "sliding_attention" for kind in given])
+
+
+# The same graph: that some blocks see a window is said by keys that OLMo 2 files do not have.
+OLMO3 = replace(
+    OLMO2,
+    name="OLMo 3",
+    classes=("Olmo3ForCausalLM",),
+    parameters=(*OLMO2.parameters, Parameter("attention.sliding_window", "sliding_window")),
+    computed={"attention.sliding_window_pattern": _sliding},
+    defaults={
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "rope_local_base_freq": 500000.0,
+        "sliding_window": 4096,
+    },
+    rope=RopeStyle(local=True),
+    accepts={key: allowed for key, allowed in OLMO2.accepts.items() if key != "sliding_window"},
 )

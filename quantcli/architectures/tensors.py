@@ -1,7 +1,7 @@
 """Matching a checkpoint's tensors to those of the GGUF file: names, shapes, row order."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -99,7 +99,8 @@ class SourceTensors:
         source, gguf = tensor.source.format(block), tensor.gguf.format(block)
         taken = [self._one(tensor, f"{source}.weight", f"{gguf}.weight", tensor.shape)]
         if tensor.bias or (tensor.bias is None and self.has(f"{source}.bias")):
-            taken.append(self._one(tensor, f"{source}.bias", f"{gguf}.bias", tensor.shape[:1]))
+            bias = replace(tensor, add=0.0)
+            taken.append(self._one(bias, f"{source}.bias", f"{gguf}.bias", tensor.shape[:1]))
         return taken
 
     def check_nothing_left(self, gguf: str) -> None:

@@ -62,8 +62,9 @@ class Wiring:
     sqrt(n_embd); wide_blocks: the number of blocks of the one model that scales attention by hidden
     size per head instead of head size; global_every: every n-th block sees the whole context, the
     others a window (0: all see all); window: its length unless the file says; local_rope: sliding
-    blocks rotate with a base of their own, unscaled; attention_cap, logit_cap: soft caps unless the
-    file says, 0 none, None never.
+    blocks rotate unscaled, with a base of their own; local_base: that base unless the file says,
+    None: that of the other blocks; attention_cap, logit_cap: soft caps unless the file says, 0
+    none, None never.
     """
 
     rope: str
@@ -87,5 +88,6 @@ class Wiring:
     global_every: int = 0
     window: int = 0
     local_rope: bool = False
+    local_base: float | None = 10000.0
     attention_cap: float | None = None
     logit_cap: float | None = None

@@ -77,7 +77,7 @@ def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
                 f" {head_dim}: the forward pass does not compute that, converting works"
             )
     rope = Rope.read(keys, n_rot)
-    local = Rope(n_rot, keys.number("rope.freq_base_swa", 10000.0))
+    local = Rope(n_rot, keys.number("rope.freq_base_swa", wiring.local_base or rope.base))
     wide = n_block == wiring.wide_blocks
     embedding_scale, residual_scale, attention_scale = (
         keys.number(key, default) if wiring.multipliers else default

@@ -1,0 +1,9 @@
+"""Which variants of tiny_models.py are left to the slow suite where each takes long."""
+
+import pytest
+import tiny_dense
+
+
+def slow_twin(key: tuple[str, str]) -> list[pytest.MarkDecorator]:
+    """A mark, unless the variant is its family's odd one or the family is one of the first."""
+    return [pytest.mark.slow] if key in tiny_dense.VARIANTS and key[1] != "odd" else []
