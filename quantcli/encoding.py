@@ -14,7 +14,7 @@ from quantcli import blas
 from quantcli.gguf_file import Writer
 from quantcli.methods.encoded import Cost
 from quantcli.methods.pieces import PIECE_WEIGHTS, Done, Piece, RoundPieces, Target
-from quantcli.model import CheckpointModel, matrix_shape
+from quantcli.model import CheckpointModel, matrix_shape, stacked
 from quantcli.parallel import in_order
 from quantcli.planning import Plan
 from quantcli.planning.memory import PeakMemory
@@ -71,18 +71,19 @@ class _Read:
         self._cached = checkpoint.cached if wanted else None
         self._origins = plan.origins
         self._homes = checkpoint.weights.homes if checkpoint.weights else {}
-        self._left = Counter(self._homes[o.source] for o in self._origins if o.source is not None)
+        self._left = Counter(self._homes[source] for o in self._origins for source in o.sources)
 
     def add(self, piece: Piece) -> None:
         """A piece that is done: they come in order, so after a tensor's last one it is read."""
         origin = self._origins[piece.index]
         last = piece.rows.stop == matrix_shape(origin.shape)[0]
-        if self._cached is None or origin.source is None or not last:
+        if self._cached is None or not last:
             return
-        home = self._homes[origin.source]
-        self._left[home] -= 1
-        if not self._left[home]:
-            self._cached.free(home)
+        for source in origin.sources:
+            home = self._homes[source]
+            self._left[home] -= 1
+            if not self._left[home]:
+                self._cached.free(home)
 
 
 def _job(plan: Plan, writers: list[Writer]) -> RoundPieces:
@@ -104,13 +105,21 @@ def _batches(plan: Plan) -> Iterator[Sequence[Piece]]:
 
 
 def pieces(plan: Plan) -> Iterator[Piece]:
-    """Cut each tensor into runs of whole rows of about PIECE_WEIGHTS weights, in file order."""
+    """Cut each tensor into runs of whole rows of about PIECE_WEIGHTS weights, in file order.
+
+    A piece of a stack of matrices is of one of them: each has its own importance.
+    """
     for index, origin in enumerate(plan.origins):
         types = [tensor.type for tensor in plan.versions(index)]
         importance = plan.importance(origin, types)
         label = f"{plan.checkpoint.id}: tensor {origin.source or origin.name!r}"
-        n_rows, n_columns = matrix_shape(origin.shape)
+        height, n_columns = matrix_shape(origin.shape[-2:])
         step = max(1, PIECE_WEIGHTS // n_columns)
-        for start in range(0, n_rows, step):
-            rows = slice(start, min(start + step, n_rows))
-            yield Piece(index, origin.name, rows, importance, label)
+        for matrix in range(stacked(origin.shape)):
+            weights = (
+                importance if importance is None or importance.ndim < 2 else importance[matrix]
+            )
+            end = (matrix + 1) * height
+            for start in range(end - height, end, step):
+                rows = slice(start, min(start + step, end))
+                yield Piece(index, origin.name, rows, weights, label)

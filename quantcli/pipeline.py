@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from quantcli import encoding, sequence
-from quantcli.calibration import Text, calibrate, cut_windows, read_text
+from quantcli.calibration import Text, calibrate, cut_windows, read_text, unreached
 from quantcli.calibration.calibrate import CONTEXT
 from quantcli.errors import BadInputError, IntegrityError, QuantcliError, ResourceError
 from quantcli.evaluation import Quality
@@ -30,6 +30,8 @@ from quantcli.progress import Progress, Silent
 from quantcli.recipes.write import write_recipe
 from quantcli.report import Output, Report, TensorReport
 from quantcli.transformer import Transformer
+
+MORE_TOKENS = "give more --calibration-tokens"
 
 
 def convert(job: Job, progress: Progress | None = None) -> Report:
@@ -167,7 +169,7 @@ def _calibrated(plan: Plan, progress: Progress) -> Plan:
         progress=progress,
         name=ON_THE_FLY,
     )
-    return replace(plan, imatrix=imatrix)
+    return replace(plan, imatrix=imatrix, warnings=plan.warnings + unreached(imatrix, MORE_TOKENS))
 
 
 def _allocated(plan: Plan, progress: Progress) -> Plan:

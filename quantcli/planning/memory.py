@@ -24,6 +24,7 @@ WORKER_BYTES = 18 << 20  # of each: a piece as float32, decoded again, and the s
 WEIGHTED_BYTES = 8 << 20  # what importance adds to the scratch
 PARSING_BYTES = 1700  # per token, while the tokenizer is read
 TOKEN_BYTES = 300  # per token, kept as metadata
+SUM_BYTES = 12  # per column of an expert: a sum of squares, and what it becomes in the imatrix
 STRIP_ARRAYS = 6  # of float32, in which GPTQ works on a strip of rows
 
 
@@ -38,12 +39,18 @@ def peak_memory(threads: int, packed_bytes: int, vocabulary: int, weighted: bool
 
 
 def calibration_memory(
-    shapes: Mapping[str, tuple[int, ...]], tokens: int, threads: int, vocabulary: int
+    shapes: Mapping[str, tuple[int, ...]],
+    tokens: int,
+    threads: int,
+    vocabulary: int,
+    *,
+    experts_used: int = 0,
 ) -> int:
     """Upper estimate of the private bytes of running `tokens` through a model of these shapes.
 
-    One block in float32, hidden states, and for each thread a tile: its widest activations while
-    it runs, its inputs of linears until they have been looked at.
+    One block in float32, all its experts included, hidden states, and for each thread a tile: its
+    widest activations while it runs, its inputs of linears until they have been looked at. A token
+    is an input of as many experts as it sees; sums of what each expert saw are kept to the end.
     """
     blocks: Counter[str] = Counter()
     for name, shape in shapes.items():
@@ -51,9 +58,12 @@ def calibration_memory(
             blocks[name.split(".")[1]] += math.prod(shape)
     n_embd = shapes["token_embd.weight"][-1]
     widest = max(max(shape) for name, shape in shapes.items() if name.startswith("blk."))
-    tiles = (threads + 1) * (3 * n_embd + widest) + threads * 3 * widest
+    stacks = [shape for shape in shapes.values() if len(shape) == 3]
+    routed = experts_used * (n_embd + max((shape[-1] for shape in stacks), default=0))
+    tiles = (threads + 1) * (3 * n_embd + widest + routed) + threads * 3 * widest
     hidden = min(4 * tokens * n_embd, IN_MEMORY)
     working = 4 * max(blocks.values()) + hidden + 4 * TILE_TOKENS * tiles
+    working += SUM_BYTES * sum(count * n for count, _, n in stacks)
     return BASE_BYTES + vocabulary * TOKEN_BYTES + working
 
 

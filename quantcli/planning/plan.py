@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from quantcli.architectures import Architecture, OutputTensor, find
-from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, read_text
+from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, read_text, unreached
 from quantcli.checkpoint import Checkpoint, open_checkpoint
-from quantcli.errors import BadInputError, UsageError
+from quantcli.errors import BadInputError, UnsupportedError, UsageError
 from quantcli.gguf_file import Slot, encode_header
 from quantcli.methods import method_info
 from quantcli.methods.awq import left_out
 from quantcli.methods.pieces import PIECE_WEIGHTS
-from quantcli.model import CheckpointModel
+from quantcli.model import CheckpointModel, stacked
 from quantcli.planning.file import PlannedFile, PlannedTensor
 from quantcli.planning.job import Job
 from quantcli.planning.memory import (
@@ -83,12 +83,21 @@ class Plan:
         if self.calibration is None:
             return needed
         shapes = {origin.name: origin.shape for origin in self.origins}
-        needed = max(needed, calibration_memory(shapes, self.tokens, self.job.threads, vocabulary))
+        running = calibration_memory(
+            shapes, self.tokens, self.job.threads, vocabulary, experts_used=self.experts_used
+        )
+        needed = max(needed, running)
         if self.job.target:
             needed += measuring_memory(shapes, self.tokens)
         if self.job.calibrates:
             needed += sequence_memory(shapes, self.tokens, len(self.files), self.job.threads)
         return needed
+
+    @property
+    def experts_used(self) -> int:
+        """How many experts a token sees, 0 without."""
+        metadata = self.files[0].metadata
+        return int(metadata.get(f"{metadata['general.architecture']}.expert_used_count", 0))
 
     @property
     def weights(self) -> int:
@@ -133,10 +142,13 @@ class Plan:
         return [file.tensors[index] for file in self.files]
 
     def importance(self, origin: OutputTensor, types: Iterable[TensorType]) -> np.ndarray | None:
-        """Float32 [n] that weights the columns' errors, where there is an imatrix to use."""
+        """Float32 [n] that weights the columns' errors, where there is an imatrix to use.
+
+        One row for each matrix where there are several.
+        """
         if self.imatrix is None or not any(kind.quantized for kind in types):
             return None
-        return self.imatrix.importance(origin.name, origin.shape[-1])
+        return self.imatrix.importance(origin.name, origin.shape[-1], stacked(origin.shape))
 
 
 def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = None) -> Plan:
@@ -165,9 +177,10 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     origins = architecture.tensors(checkpoint.config, shapes)
     for origin in origins:
-        if origin.source is not None:
-            checkpoint.weight(origin.source)
+        for source in origin.sources:
+            checkpoint.weight(source)
     metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
+    _check_method(job, origins)
     tokens = 0
     if calibration is not None:
         model = CheckpointModel(checkpoint, origins, metadata)
@@ -177,6 +190,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         warnings += _few_tokens(job, tokens) + _unfolded(job, model)
         imatrix = None if job.calibrates else made
     if imatrix is not None:
+        warnings += unreached(imatrix, "make the imatrix from more text")
         metadata |= imatrix_metadata(imatrix)
     files = _plan_files(job, kinds, origins, metadata, checkpoint)
     check_distinct([file.path for file in files])
@@ -193,6 +207,20 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         tokens=tokens,
         warnings=warnings,
     )
+
+
+def _check_method(job: Job, origins: list[OutputTensor]) -> None:
+    """What runs through a mixture of experts, and what does not yet.
+
+    Raises:
+        UnsupportedError: for methods and targets that do not tell experts apart.
+    """
+    who = job.target.option if job.target else f"--method {job.method}"
+    if (job.calibrates or job.target) and any(stacked(origin.shape) > 1 for origin in origins):
+        raise UnsupportedError(
+            f"{who} is not there for mixtures of experts yet; use --method rtn with a --type, "
+            "and --imatrix auto to weight what matters to each expert"
+        )
 
 
 def _few_tokens(job: Job, tokens: int) -> list[str]:
@@ -287,7 +315,7 @@ def _check_imatrix(imatrix: Imatrix, files: list[PlannedFile]) -> None:
         BadInputError: naming the first tensor that the imatrix does not fit.
     """
     for tensor in {t.name: t for file in files for t in file.tensors if t.type.quantized}.values():
-        found = imatrix.importance(tensor.name, tensor.shape[-1])
+        found = imatrix.importance(tensor.name, tensor.shape[-1], stacked(tensor.shape))
         if found is None and tensor.name not in OPTIONAL_IN_IMATRIX:
             raise BadInputError(
                 f"{imatrix.name!r} has no entry for {tensor.name!r}; it was made for another "

@@ -6,19 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quantcli.architectures import wiring
 from quantcli.errors import BadInputError
 from quantcli.transformer.activations import gate, rms_norm
 from quantcli.transformer.attention import attention
 from quantcli.transformer.hyperparameters import Hyperparameters
+from quantcli.transformer.mixture import mix
 from quantcli.transformer.rope import rotate
 
 
 @dataclass(frozen=True)
 class Site:
-    """One input of linears: `name` like "blk.0.attn", `weights` the linears' GGUF names."""
+    """One input of linears: `name` like "blk.0.attn", `weights` the linears' GGUF names.
+
+    expert: whose matrices of these stacks are meant, None where a weight is one matrix.
+    """
 
     name: str
     weights: tuple[str, ...]
+    expert: int | None = None
 
 
 # Fixed, so that results do not depend on the number of threads.
@@ -34,10 +40,23 @@ Rounding = Callable[[np.ndarray, str], np.ndarray]
 
 def sites_of(sizes: Hyperparameters, number: int) -> dict[str, Site]:
     """The sites of a block by their short names, in the order in which they run."""
-    return {
-        short: Site(f"blk.{number}.{short}", tuple(f"blk.{number}.{n}.weight" for n in linears))
-        for short, linears in sizes.wiring.sites.items()
-    }
+
+    def site(short: str, linears: tuple[str, ...], expert: int | None = None) -> Site:
+        weights = tuple(f"blk.{number}.{name}.weight" for name in linears)
+        return Site(f"blk.{number}.{short}", weights, expert)
+
+    found = {short: site(short, linears) for short, linears in sizes.wiring.sites.items()}
+    if sizes.experts is None:
+        return found
+    found = {short: found[short] for short in ATTENTION}
+    shared = wiring.SHARED if sizes.experts.n_ff_shared else ()
+    found["ffn"] = site("ffn", (wiring.ROUTER, *shared))
+    for expert in range(sizes.experts.count):
+        for short, linears in wiring.EXPERT.items():
+            found[f"{short}.{expert}"] = site(f"{short}.{expert}", linears, expert)
+    if shared:
+        found[wiring.SHARED_DOWN] = site(wiring.SHARED_DOWN, (wiring.SHARED_DOWN,))
+    return found
 
 
 class Block:
@@ -53,7 +72,7 @@ class Block:
         rounding: Rounding | None,
     ) -> None:
         """weights: float32 by full name; rope: see Rope.table; rounding: of linears' inputs."""
-        self._sizes, self._wiring = sizes, sizes.wiring
+        self.sizes, self.wiring = sizes, sizes.wiring
         self._prefix = f"blk.{number}."
         self._window = sizes.windows[number]
         self.sites = sites_of(sizes, number)
@@ -71,19 +90,27 @@ class Block:
         self._walk(ATTENTION, x, tap)
         flat = x.reshape(1, -1, x.shape[-1])
         for start in range(0, flat.shape[1], TILE_TOKENS):  # a long window's mlp is wide
-            self._walk(MLP, flat[:, start : start + TILE_TOKENS], tap)
+            part = flat[:, start : start + TILE_TOKENS]
+            if self.sizes.experts is None:
+                self._walk(MLP, part, tap)
+            else:
+                self._add(part, mix(self, self.enter("ffn", part), tap), "ffn_down")
 
     def _walk(self, half: tuple[str, ...], x: np.ndarray, tap: Tap) -> None:
         y = self.enter(half[0], x)
         for short in half:
-            site = self.sites[short]
-            check_finite(y, site.name)
-            tap(site, y)
-            y = self.leave(short, x, [self.linear(name, y) for name in site.weights])
+            y = self.leave(short, x, self.meet(short, y, tap))
+
+    def meet(self, short: str, y: np.ndarray, tap: Tap) -> list[np.ndarray]:
+        """Outputs of a site's linears for its input y float32 [tokens, n_in], which is tapped."""
+        site = self.sites[short]
+        check_finite(y, site.name)
+        tap(site, y)
+        return [self.linear(name, y, site.expert) for name in site.weights]
 
     def width(self, short: str) -> int:
         """How many inputs the linears of a site have."""
-        sizes = self._sizes
+        sizes = self.sizes
         heads = sizes.n_head * sizes.head_dim
         return {"attn_output": heads, "ffn_down": sizes.n_ff}.get(short, sizes.n_embd)
 
@@ -108,20 +135,23 @@ class Block:
             return self._attention(outputs, x.shape[:2])
         if short == "ffn":
             gated, up = outputs
-            return gate(self._wiring.activation, gated, up)
-        post_norm = dict(zip(("attn_output", "ffn_down"), self._wiring.post_norms, strict=True))
+            return gate(self.wiring.activation, gated, up)
+        return self._add(x, outputs[0], short)
+
+    def _add(self, x: np.ndarray, made: np.ndarray, short: str) -> np.ndarray:
+        post_norm = dict(zip(("attn_output", "ffn_down"), self.wiring.post_norms, strict=True))
         flat = x.reshape(-1, x.shape[-1])
-        flat += self._norm(outputs[0], post_norm[short])
+        flat += self._norm(made, post_norm[short])
         return flat
 
     def _attention(self, projected: list[np.ndarray], windows: tuple[int, ...]) -> np.ndarray:
-        q, k, v = (y.reshape(*windows, -1, self._sizes.head_dim) for y in projected)
-        if self._wiring.qk_norm:
+        q, k, v = (y.reshape(*windows, -1, self.sizes.head_dim) for y in projected)
+        if self.wiring.qk_norm:
             q, k = self._norm(q, "attn_q_norm"), self._norm(k, "attn_k_norm")
-        q = rotate(q, self._rope_q, self._wiring.rope)
-        k = rotate(k, self._rope_k, self._wiring.rope)
+        q = rotate(q, self._rope_q, self.wiring.rope)
+        k = rotate(k, self._rope_k, self.wiring.rope)
         out = np.empty_like(q)
-        cap = self._sizes.attention_cap
+        cap = self.sizes.attention_cap
         for one in range(windows[0]):
             attention(q[one], k[one], v[one], out[one], window=self._window, cap=cap)
         return out.reshape(windows[0] * windows[1], -1)
@@ -129,13 +159,17 @@ class Block:
     def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
         if not name:
             return x
-        return rms_norm(x, self.weights[f"{self._prefix}{name}.weight"], self._sizes.eps)
+        return rms_norm(x, self.weights[f"{self._prefix}{name}.weight"], self.sizes.eps)
 
-    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
-        """x W^T + bias of the linear whose weight is called `name`, after rounding x."""
+    def linear(self, name: str, x: np.ndarray, expert: int | None = None) -> np.ndarray:
+        """x W^T + bias of the linear whose weight is called `name`, after rounding x.
+
+        expert: whose matrix of a stack it is.
+        """
         if self._rounding is not None:
             x = self._rounding(x, self._types[name])
-        y = x @ self.weights[name].T
+        w = self.weights[name]
+        y = x @ (w if expert is None else w[expert]).T
         bias = self.weights.get(name.removesuffix("weight") + "bias")
         if bias is not None:
             y += bias
