@@ -25,7 +25,7 @@ from quantcli.transformer.mixture import route
 
 DATA = Path(__file__).parent / "data"
 RECORD = DATA / "transformer" / "logits.npz"
-MIXTURES = [key for key in VARIANTS if key[0] in ("qwen3moe",)]
+MIXTURES = [key for key in VARIANTS if key[0] in ("mixtral", "qwen2moe", "qwen3moe")]
 UP, DOWN = "blk.1.ffn_up_exps.weight", "blk.1.ffn_down_exps.weight"
 
 each_mixture = pytest.mark.parametrize(("family", "variant"), MIXTURES)
@@ -237,17 +237,22 @@ def test_configs_that_contradict_themselves(changes: dict[str, Any], named: str)
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("family", "variant", "changes", "named"),
     [
-        ({"norm_topk_prob": False}, "norm_topk_prob = False"),
-        ({"norm_topk_prob": None}, "norm_topk_prob"),
-        ({"decoder_sparse_step": 2}, "decoder_sparse_step = 2"),
-        ({"mlp_only_layers": [0]}, "mlp_only_layers"),
-        ({"num_experts": 2000}, "2000 experts"),
+        ("qwen3moe", "eight", {"norm_topk_prob": False}, "norm_topk_prob = False"),
+        ("qwen3moe", "eight", {"norm_topk_prob": None}, "norm_topk_prob"),
+        ("qwen3moe", "eight", {"decoder_sparse_step": 2}, "decoder_sparse_step = 2"),
+        ("qwen3moe", "eight", {"mlp_only_layers": [0]}, "mlp_only_layers"),
+        ("qwen3moe", "eight", {"num_experts": 2000}, "2000 experts"),
+        ("qwen2moe", "shared", {"norm_topk_prob": True}, "norm_topk_prob = True"),
+        ("qwen2moe", "shared", {"qkv_bias": False}, "qkv_bias = False"),
+        ("mixtral", "eight", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
     ],
 )
-def test_mixtures_that_llama_cpp_does_not_compute(changes: dict[str, Any], named: str) -> None:
-    config, _ = describe("qwen3moe", "eight")
+def test_mixtures_that_llama_cpp_does_not_compute(
+    family: str, variant: str, changes: dict[str, Any], named: str
+) -> None:
+    config, _ = describe(family, variant)
     with pytest.raises(UnsupportedError) as error:
         architectures.find(config).metadata({**config, **changes})
     assert named in str(error.value)

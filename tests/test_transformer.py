@@ -10,6 +10,7 @@ from tiny_models import VARIANTS, build
 
 import quantcli
 from quantcli.architectures import find_wiring
+from quantcli.architectures.wiring import Mixture
 from quantcli.model import open_model
 from quantcli.transformer import Site, Transformer, block, hyperparameters, scratch, transformer
 
@@ -56,6 +57,8 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("gemma3", "tied", {"local_rope": False}),
     ("gemma3", "tied", {"global_every": 3}),
     ("gemma3", "odd", {"logit_cap": None}),
+    ("qwen3moe", "eight", {"mixture": Mixture(normalized=False)}),
+    ("qwen2moe", "shared", {"mixture": Mixture(normalized=True, shared=True)}),
 ]
 
 

@@ -70,6 +70,19 @@ _FAMILIES: dict[str, dict[str, Any]] = {
         "num_experts_per_tok": 2,
         "norm_topk_prob": True,
     },
+    "mixtral": {
+        "architectures": ["MixtralForCausalLM"],
+        "hidden_act": "silu",
+        "intermediate_size": 256,
+    },
+    "qwen2moe": {
+        "architectures": ["Qwen2MoeForCausalLM"],
+        "model_type": "qwen2_moe",
+        "hidden_act": "silu",
+        "moe_intermediate_size": 256,
+        "shared_expert_intermediate_size": 512,
+        "num_experts_per_tok": 2,
+    },
     "gemma2": {
         "architectures": ["Gemma2ForCausalLM"],
         "hidden_activation": "gelu_pytorch_tanh",
@@ -94,6 +107,8 @@ _FAMILIES: dict[str, dict[str, Any]] = {
 
 # Of a mixture: the router, the folder of one expert, and its gate, up and down.
 _EXPERTS = {
+    "mixtral": ("block_sparse_moe.gate", "block_sparse_moe.experts.{}.", ("w1", "w3", "w2")),
+    "qwen2moe": ("mlp.gate", "mlp.experts.{}.", ("gate_proj", "up_proj", "down_proj")),
     "qwen3moe": ("mlp.gate", "mlp.experts.{}.", ("gate_proj", "up_proj", "down_proj")),
 }
 
@@ -157,6 +172,25 @@ VARIANTS: dict[tuple[str, str], Variant] = {
             "num_experts_per_tok": 3,
             "moe_intermediate_size": 48,
             "tie_word_embeddings": True,
+        },
+        "qwen2",
+        "F32",
+    ),
+    ("mixtral", "eight"): Variant({"num_local_experts": 8, "num_experts_per_tok": 2}, "llama2"),
+    ("mixtral", "odd"): Variant(
+        {**_ODD, "num_local_experts": 3, "num_experts_per_tok": 1, "rope_theta": 10000.0},
+        "llama2",
+        "F16",
+        shards=3,
+    ),
+    ("qwen2moe", "shared"): Variant({"num_experts": 6, "rope_theta": 1000000.0}, "qwen2"),
+    ("qwen2moe", "odd"): Variant(
+        {
+            **_ODD,
+            "num_experts": 4,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 48,
+            "shared_expert_intermediate_size": 80,
         },
         "qwen2",
         "F32",
@@ -260,6 +294,9 @@ def _mlp(family: str, config: dict[str, Any]) -> Shapes:
     wide = config.get("moe_intermediate_size", wide)
     for expert in range(count):
         shapes |= _gated(*(path.format(expert) + name for name in names), wide, hidden)
+    if wide := config.get("shared_expert_intermediate_size"):
+        names = [f"mlp.shared_expert.{name}_proj" for name in ("gate", "up", "down")]
+        shapes |= {"mlp.shared_expert_gate": (1, hidden), **_gated(*names, wide, hidden)}
     return shapes
 
 
@@ -268,7 +305,7 @@ def _gated(gate: str, up: str, down: str, wide: int, hidden: int) -> Shapes:
 
 
 def _has_bias(family: str, config: dict[str, Any], linear: str) -> bool:
-    if family == "qwen2":
+    if family in ("qwen2", "qwen2moe"):
         return linear.endswith(("q_proj", "k_proj", "v_proj"))
     return bool(config.get("attention_bias" if linear.startswith("self_attn") else "mlp_bias"))
 

@@ -10,15 +10,15 @@ from typing import Any
 from quantcli.architectures.architecture import Architecture
 from quantcli.architectures.config import show
 from quantcli.architectures.gemma import GEMMA2, GEMMA3
-from quantcli.architectures.llama import LLAMA, MISTRAL
-from quantcli.architectures.qwen import QWEN2, QWEN3, QWEN3_MOE
+from quantcli.architectures.llama import LLAMA, MISTRAL, MIXTRAL
+from quantcli.architectures.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from quantcli.architectures.tensors import OutputTensor
 from quantcli.architectures.wiring import Wiring
 from quantcli.errors import UnsupportedError
 
 __all__ = ["Architecture", "OutputTensor", "Wiring", "find", "find_wiring", "supported"]
 
-FAMILIES = (LLAMA, MISTRAL, QWEN2, QWEN3, QWEN3_MOE, GEMMA2, GEMMA3)
+FAMILIES = (LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN2_MOE, QWEN3_MOE, GEMMA2, GEMMA3)
 
 _BY_CLASS = {name: family for family in FAMILIES for name in family.classes}
 

@@ -56,10 +56,10 @@ class Config:
         return bool(value)
 
     def size(self, expression: str) -> int:
-        """Product of counts: "num_attention_heads*head_dim". Raises BadInputError."""
+        """Product of counts, "num_attention_heads*head_dim", or a number. Raises BadInputError."""
         product = 1
         for key in expression.split("*"):
-            product *= self.count(key)
+            product *= int(key) if key.isdecimal() else self.count(key)
         return product
 
     def _required(self, key: str) -> Any:

@@ -56,13 +56,20 @@ def qk_norm(add: float = 0.0) -> tuple[Tensor, ...]:
     )
 
 
-def gated_mlp(*, bias: bool | None = False) -> tuple[Tensor, ...]:
-    """gate, up and down of a gated feed-forward layer."""
-    wide, narrow = ("intermediate_size", "hidden_size"), ("hidden_size", "intermediate_size")
+def gated_mlp(
+    *,
+    bias: bool | None = False,
+    width: str = "intermediate_size",
+    source: str = "mlp",
+    gguf: str = "",
+) -> tuple[Tensor, ...]:
+    """gate, up and down of a gated feed-forward layer; gguf: the ending of their names."""
+    wide, narrow = (width, "hidden_size"), ("hidden_size", width)
+    prefix = f"model.layers.{{}}.{source}."
     return (
-        Tensor("blk.{}.ffn_gate", "model.layers.{}.mlp.gate_proj", wide, bias),
-        Tensor("blk.{}.ffn_up", "model.layers.{}.mlp.up_proj", wide, bias),
-        Tensor("blk.{}.ffn_down", "model.layers.{}.mlp.down_proj", narrow, bias),
+        Tensor(f"blk.{{}}.ffn_gate{gguf}", f"{prefix}gate_proj", wide, bias),
+        Tensor(f"blk.{{}}.ffn_up{gguf}", f"{prefix}up_proj", wide, bias),
+        Tensor(f"blk.{{}}.ffn_down{gguf}", f"{prefix}down_proj", narrow, bias),
     )
 
 

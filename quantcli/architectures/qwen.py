@@ -15,6 +15,7 @@ from quantcli.architectures.layers import (
     norm,
     qk_norm,
 )
+from quantcli.architectures.tensors import Tensor
 from quantcli.architectures.wiring import Mixture, Wiring
 from quantcli.errors import UnsupportedError
 
@@ -56,6 +57,7 @@ QWEN3 = replace(
     wiring=Wiring(rope="neox", qk_norm=True),
 )
 
+_ONE_ROW = ("1", "hidden_size")
 _EXPERTS = experts(
     "num_experts",
     "moe_intermediate_size",
@@ -109,4 +111,45 @@ QWEN3_MOE = replace(
     },
     checks=(check_experts, _check_normalized),
     wiring=Wiring(rope="neox", qk_norm=True, mixture=Mixture(normalized=True)),
+)
+
+QWEN2_MOE = replace(
+    QWEN2,
+    name="Qwen2-MoE",
+    classes=("Qwen2MoeForCausalLM",),
+    gguf="qwen2moe",
+    parameters=(
+        *QWEN2.parameters,
+        *expert_counts("num_experts"),
+        Parameter("expert_feed_forward_length", "moe_intermediate_size"),
+        Parameter("expert_shared_feed_forward_length", "shared_expert_intermediate_size"),
+    ),
+    block=(
+        norm("attn_norm", "input_layernorm"),
+        *attention(bias=True),
+        norm("ffn_norm", "post_attention_layernorm"),
+        *_EXPERTS,
+        Tensor("blk.{}.ffn_gate_inp_shexp", "model.layers.{}.mlp.shared_expert_gate", _ONE_ROW),
+        *gated_mlp(
+            width="shared_expert_intermediate_size", source="mlp.shared_expert", gguf="_shexp"
+        ),
+    ),
+    defaults={
+        **QWEN2.defaults,
+        "num_key_value_heads": 16,
+        "intermediate_size": 5632,
+        "moe_intermediate_size": 1408,
+        "shared_expert_intermediate_size": 5632,
+        "num_local_experts": 60,
+        "num_experts_per_tok": 4,
+    },
+    accepts={
+        **QWEN2.accepts,
+        "norm_topk_prob": (False,),
+        "decoder_sparse_step": (1,),
+        "mlp_only_layers": ([],),
+        "qkv_bias": (True,),
+    },
+    checks=(check_experts,),
+    wiring=Wiring(rope="neox", mixture=Mixture(normalized=False, shared=True)),
 )
