@@ -107,6 +107,19 @@ def test_llama_cpp_computes_the_same(tmp_path: Path, family: str, variant: str) 
 # -- importance ---------------------------------------------------------------------------------
 
 
+def test_importance_is_llama_cpps(tmp_path: Path) -> None:
+    """Of a model whose tokens see 3 of 5 experts, recorded by scripts/record/imatrix.py."""
+    record = json.loads((DATA / "calibration" / "qwen3moe-odd.json").read_text())
+    model = open_model(str(build(tmp_path / "source", "qwen3moe", "odd")))
+    text = read_text(str(DATA / "tokenizer" / record["text"]))
+    made = calibrate(model, text, tokens=384, context=record["context"], threads=2)
+    assert set(made.entries) == set(record["weights"]) - {"output.weight", "token_embd.weight"}
+    for name, entry in made.entries.items():
+        assert entry.counts.tolist() == record["experts"].get(name, record["counts"])
+    for name, sums in record["sums"].items():
+        np.testing.assert_allclose(made.entries[name].sums.flat, sums, rtol=2e-4, err_msg=name)
+
+
 def test_importance_is_counted_for_each_expert(folder: Path, imatrix: Imatrix) -> None:
     """As llama-imatrix lays it out: per expert a row of sums, and its number of tokens."""
     for name in (UP, DOWN):
