@@ -77,7 +77,11 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
         outputs=[_output(plan, *each) for each in facts],
         seconds=time.monotonic() - began,
         peak_memory_bytes=memory.peak,
-        warnings=plan.all_warnings + _flushed_warnings(plan, costs) + _flattered(plan, text) + kept,
+        warnings=plan.all_warnings
+        + _flushed_warnings(plan, costs)
+        + _unreached_warnings(costs)
+        + _flattered(plan, text)
+        + kept,
     )
 
 
@@ -253,6 +257,16 @@ def _flattered(plan: Plan, text: Text | None) -> list[str]:
     return [
         "the quality was measured on the text that was calibrated on, which flatters; give "
         "--evaluate or --calibration another one"
+    ]
+
+
+def _unreached_warnings(costs: list[list[Cost]]) -> list[str]:
+    most = max(sum(cost.unreached for cost in per_tensor) for per_tensor in costs)
+    if not most:
+        return []
+    return [
+        f"{most} matrices of experts saw too few tokens of the text and were rounded to nearest: "
+        + MORE_TOKENS
     ]
 
 

@@ -29,7 +29,8 @@ class Loaded:
 
     @classmethod
     def of(cls, model: Model) -> "Loaded":
-        return cls(model.metadata, {name: model.rows(name) for name in model.shapes})
+        tensors = {name: model.rows(name).reshape(shape) for name, shape in model.shapes.items()}
+        return cls(model.metadata, tensors)
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -81,7 +82,10 @@ def test_folds_keep_the_logits(tmp_path: Path, family: str, variant: str) -> Non
         awq.apply_fold(model.tensors, fold, random_scales(fold, number))
     assert relative_change(before, model.logits()) < TOLERANCE
     changed = {name for name in untouched if untouched[name] is not model.tensors[name]}
-    read_by_linears = {name for site in Transformer(model).sites for name in site.weights}
+    linears = {name for site in Transformer(model).sites for name in site.weights}
+    read_by_linears = (
+        linears if model.sizes.experts is None else {n for n in linears if "attn" in n}
+    )
     assert read_by_linears <= changed
     assert ("token_embd.weight" in changed, "output.weight" in changed) == (False, not model.tied)
 
@@ -117,6 +121,11 @@ def test_query_heads_of_a_group_share_a_row(tmp_path: Path) -> None:
 def test_every_input_is_folded_or_said(tmp_path: Path, family: str) -> None:
     sizes = Loaded.of(open_model(str(build(tmp_path / "source", family, "odd")))).sizes
     shorts = [fold.site.name.removeprefix("blk.0.") for fold in awq.block_folds(sizes, 0)]
+    if sizes.experts is not None:
+        assert shorts == ["attn", "attn_output"]
+        said = dict(awq.left_out(sizes, tied=False))
+        assert ["experts" in said[short] for short in ("ffn", "ffn_down")] == [True, True]
+        return
     assert shorts == list(sizes.wiring.sites)
     assert awq.left_out(sizes, tied=False) == []
     ((site, reason),) = awq.left_out(sizes, tied=True)

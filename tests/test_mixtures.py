@@ -8,14 +8,17 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import Call
-from tiny_models import VARIANTS, build, describe
+from tiny_models import MIXTURES, build, describe
 
 import quantcli
 from quantcli import architectures
 from quantcli.calibration import Imatrix, calibrate, read_text, unreached, write_imatrix
 from quantcli.errors import BadInputError, UnsupportedError
 from quantcli.gguf_file import read_header, read_tensor
+from quantcli.methods.encoded import Cost, Encoded
+from quantcli.methods.experts import Passing, quantize_mixture
 from quantcli.methods.pieces import PIECE_WEIGHTS
+from quantcli.methods.streams import Stream
 from quantcli.model import CheckpointModel, open_model
 from quantcli.planning import Job, make_plan
 from quantcli.planning.memory import calibration_memory
@@ -25,7 +28,6 @@ from quantcli.transformer.mixture import route
 
 DATA = Path(__file__).parent / "data"
 RECORD = DATA / "transformer" / "logits.npz"
-MIXTURES = [key for key in VARIANTS if key[0] in ("mixtral", "qwen2moe", "qwen3moe")]
 UP, DOWN = "blk.1.ffn_up_exps.weight", "blk.1.ffn_down_exps.weight"
 
 each_mixture = pytest.mark.parametrize(("family", "variant"), MIXTURES)
@@ -174,6 +176,76 @@ def test_a_short_text_is_warned_of(call: Call, folder: Path) -> None:
     assert line.endswith("give more --calibration-tokens")
 
 
+# -- methods that calibrate -----------------------------------------------------------------------
+
+
+@each_mixture
+def test_the_way_through_the_experts_is_the_transformers(
+    tmp_path: Path, family: str, variant: str
+) -> None:
+    """With linears that stay as they are, both models see the same and arrive where it does."""
+    model = open_model(str(build(tmp_path / "source", family, variant)))
+    run = Transformer(model)
+    tokens = np.random.default_rng(0).integers(0, run.n_vocab, (3, 20))
+    seen: dict[str, np.ndarray] = {}
+    run.hidden(tokens, tap=lambda site, x: seen.update({site.name: x.copy()}))
+    asked: list[np.ndarray] = []
+
+    def quantize(
+        number: int, linears: dict[str, np.ndarray], reference: np.ndarray, x: np.ndarray
+    ) -> tuple[dict[str, Encoded], dict[str, np.ndarray]]:
+        np.testing.assert_array_equal(reference, x)
+        asked.append(x)
+        return {n: Encoded(w.view(np.uint8), Cost(w.size)) for n, w in linears.items()}, linears
+
+    streams = [Stream((*tokens.shape, run.n_embd)) for _ in range(2)]
+    with run.pool() as pool:
+        block = run.load(0, 20, pool)
+        for stream in streams:
+            run.embed(tokens, slice(0, run.n_vocab), model.rows("token_embd.weight"), stream.x)
+            stream.enter(block, pool)
+            stream.leave("attn", block, pool)
+            stream.leave("attn_output", block, pool)
+        passing = [Passing.of(stream, block, pool) for stream in streams]
+        found = quantize_mixture(block, passing, quantize, pool)
+        following = run.load(1, 20, pool)
+        for stream in streams:
+            stream.enter(following, pool)
+            np.testing.assert_allclose(stream.y, seen["blk.1.attn"], atol=1e-5)
+    experts = [x for name, x in seen.items() if name.startswith("blk.0.ffn_exps.")]
+    for x, expected in zip([x for x in asked if len(x)][::2], experts, strict=False):
+        np.testing.assert_allclose(x, expected, atol=1e-5)
+    name = "blk.0.ffn_down_exps.weight"
+    np.testing.assert_array_equal(found[name][0].packed.view(np.float32), model.rows(name))
+    assert found[name][0].cost.weights == model.rows(name).size
+
+
+def test_each_expert_is_chosen_for_on_its_own_tokens(tmp_path: Path, folder: Path) -> None:
+    """Outputs on tokens held out come nearer than by rounding, of every stack; bytes are stable."""
+    job = Job(str(folder), ("Q3_K_S",), method="gptq", calibration_tokens=4096, threads=1)
+    made = []
+    for threads in (1, 3):
+        target = tmp_path / str(threads)
+        target.mkdir()
+        made.append(quantcli.convert(replace(job, output=target, threads=threads)).outputs[0])
+    assert made[0].sha256 == made[1].sha256
+    stacks = [t.cost for t in made[0].tensors if t.name.endswith("_exps.weight")]
+    assert len(stacks) == 6
+    for cost in stacks:
+        assert cost.of_rounding is not None
+        assert cost.of_rounding < 0.99
+
+
+def test_experts_with_few_tokens_are_rounded_and_reported(call: Call, folder: Path) -> None:
+    options = ["--method", "gptq", "--calibration-tokens", "512", "-t", "Q4_0", "-o", "x.gguf"]
+    done = call("convert", folder, *options)
+    assert done.code == 0
+    (line,) = (line for line in done.stderr.splitlines() if "matrices of experts" in line)
+    assert line.startswith("warning: ")
+    assert "rounded to nearest" in line
+    assert line.endswith("give more --calibration-tokens")
+
+
 # -- planning -----------------------------------------------------------------------------------
 
 
@@ -214,18 +286,24 @@ def test_rows_of_a_stack_are_read_across_its_matrices(folder: Path) -> None:
     assert PIECE_WEIGHTS % (256 * 256) == 0  # several matrices would fit a piece
 
 
+@pytest.mark.slow
+def test_gptq_needs_no_more_than_planned(tmp_path: Path) -> None:
+    from test_memory import peak
+
+    sizes = {"num_experts": 32, "num_experts_per_tok": 8, "moe_intermediate_size": 512}
+    source = build(tmp_path / "big", "qwen3moe", "eight", **sizes)
+    job = Job(str(source), ("Q4_0", "Q8_0"), tmp_path, method="gptq", calibration_tokens=4096)
+    options = ["--method", "gptq", "--calibration-tokens", "4096", "--threads", "2"]
+    found = peak("convert", source, "-t", "Q4_0,Q8_0", "-o", tmp_path, *options)
+    assert 4 * 32 * 3 * 512 * 256 < found < make_plan(replace(job, threads=2)).peak_memory_bytes
+
+
 # -- refusals -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "options",
-    [["--method", "gptq"], ["--method", "awq"], ["--method", "awq+gptq"], ["--target-bpw", "5"]],
-)
-def test_what_does_not_run_through_experts_is_refused_while_planning(
-    call: Call, folder: Path, options: list[str]
-) -> None:
-    done = call("convert", folder, *options, "-o", ".")
-    assert done.failed_with(4, options[0], "mixtures of experts", "rtn")
+def test_targets_are_refused_while_planning(call: Call, folder: Path) -> None:
+    done = call("convert", folder, "--target-bpw", "5", "-o", ".")
+    assert done.failed_with(4, "--target-bpw 5.0", "mixtures of experts", "--type")
 
 
 @pytest.mark.parametrize(

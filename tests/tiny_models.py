@@ -229,6 +229,8 @@ VARIANTS: dict[tuple[str, str], Variant] = {
     ("gemma3", "multimodal"): Variant({"num_hidden_layers": 2}, "gemma", shards=2, multimodal=True),
 }
 
+MIXTURES = [key for key in VARIANTS if key[0] in _EXPERTS]
+
 
 def build(folder: Path, family: str, variant: str, **changes: Any) -> Path:
     """Write the checkpoint folder of a variant, its config changed, and return it."""

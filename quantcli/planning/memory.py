@@ -25,6 +25,7 @@ WEIGHTED_BYTES = 8 << 20  # what importance adds to the scratch
 PARSING_BYTES = 1700  # per token, while the tokenizer is read
 TOKEN_BYTES = 300  # per token, kept as metadata
 SUM_BYTES = 12  # per column of an expert: a sum of squares, and what it becomes in the imatrix
+LARGEST_BYTES = 34 / 32  # per weight, of Q8_0
 STRIP_ARRAYS = 6  # of float32, in which GPTQ works on a strip of rows
 
 
@@ -87,16 +88,22 @@ def sequence_memory(
 
     For the float model and each output hidden states, the input of a site and of the next one; of
     each output the linears of a site; of the site that sees most inputs H, the drift from the float
-    model, two factors and room to make them; for each thread a strip of rows.
+    model, two factors and room to make them; for each thread a strip of rows. With experts: what
+    goes into one and comes out of it, what came out of all so far, and their linears, encoded.
     """
     block = {name: shape for name, shape in shapes.items() if name.startswith("blk.0.")}
     widest = max(shape[-1] for shape in block.values())
-    site = 2 * max(map(math.prod, block.values()))
-    rows = min(max(shape[0] for shape in block.values()), threads * STRIP)
-    states = (1 + outputs) * sum(
-        min(4 * tokens * n, IN_MEMORY) for n in (shapes["token_embd.weight"][-1], widest, widest)
-    )
-    return states + 4 * (outputs * site + 5 * widest**2 + STRIP_ARRAYS * rows * widest)
+    site = 2 * max(math.prod(shape[-2:]) for shape in block.values())
+    rows = min(max(math.prod(shape[-2:-1]) for shape in block.values()), threads * STRIP)
+    n_embd = shapes["token_embd.weight"][-1]
+    kept, once = [n_embd, widest, widest], list[int]()
+    stacks = [math.prod(shape) for shape in block.values() if len(shape) == 3]
+    if stacks:
+        kept += [n_embd, n_embd, n_embd, widest]
+        once = [widest, widest]
+    states = sum(min(4 * tokens * n, IN_MEMORY) for n in (1 + outputs) * kept + once)
+    packed = math.ceil((outputs * sum(stacks) + max(stacks, default=0)) * LARGEST_BYTES)
+    return states + packed + 4 * (outputs * site + 5 * widest**2 + STRIP_ARRAYS * rows * widest)
 
 
 class PeakMemory:

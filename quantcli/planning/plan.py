@@ -180,7 +180,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         for source in origin.sources:
             checkpoint.weight(source)
     metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
-    _check_method(job, origins)
+    _check_target(job, origins)
     tokens = 0
     if calibration is not None:
         model = CheckpointModel(checkpoint, origins, metadata)
@@ -209,17 +209,16 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     )
 
 
-def _check_method(job: Job, origins: list[OutputTensor]) -> None:
-    """What runs through a mixture of experts, and what does not yet.
+def _check_target(job: Job, origins: list[OutputTensor]) -> None:
+    """What costs are estimated for, and what not yet.
 
     Raises:
-        UnsupportedError: for methods and targets that do not tell experts apart.
+        UnsupportedError: for a target with a mixture of experts.
     """
-    who = job.target.option if job.target else f"--method {job.method}"
-    if (job.calibrates or job.target) and any(stacked(origin.shape) > 1 for origin in origins):
+    if job.target and any(len(origin.shape) == 3 for origin in origins):
         raise UnsupportedError(
-            f"{who} is not there for mixtures of experts yet; use --method rtn with a --type, "
-            "and --imatrix auto to weight what matters to each expert"
+            f"{job.target.option} is not there for mixtures of experts yet; give a --type, "
+            "`quantcli plan` shows how large each one is"
         )
 
 

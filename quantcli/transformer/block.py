@@ -108,6 +108,10 @@ class Block:
         tap(site, y)
         return [self.linear(name, y, site.expert) for name in site.weights]
 
+    def full(self, short: str) -> str:
+        """The GGUF name of a weight of this block."""
+        return f"{self._prefix}{short}.weight"
+
     def width(self, short: str) -> int:
         """How many inputs the linears of a site have."""
         sizes = self.sizes

@@ -13,6 +13,7 @@ from quantcli.transformer.derivatives import (
     rotate_and_pull,
 )
 from quantcli.transformer.hyperparameters import Hyperparameters
+from quantcli.transformer.mixture_pass import mix_and_pull
 
 Layer = Callable[[np.ndarray], tuple[np.ndarray, Pull]]
 
@@ -21,7 +22,7 @@ class BlockPass:
     """Computes in the precision of weights and hidden states.
 
     `squares`: after pulling back, by the name of each linear's weight, the sum over tokens of the
-    squared gradients of its outputs, [n_out].
+    squared gradients of its outputs, [n_out], a row for each expert of a stack.
     """
 
     def __init__(
@@ -32,7 +33,7 @@ class BlockPass:
         rope: np.ndarray,
     ) -> None:
         """weights: by full name; rope: see Rope.table."""
-        self._sizes, self._wiring = sizes, sizes.wiring
+        self.sizes, self.wiring = sizes, sizes.wiring
         self._weights, self._prefix = weights, f"blk.{number}."
         self._window = sizes.windows[number]
         self._rope = {"k": rope, "q": rope * np.float32(sizes.attention_scale)}
@@ -40,11 +41,12 @@ class BlockPass:
 
     def run(self, x: np.ndarray) -> tuple[np.ndarray, Pull]:
         """Hidden states [windows, n_ctx, n_embd] after the block; x stays."""
-        after_attention, after_mlp = self._wiring.post_norms
+        after_attention, after_mlp = self.wiring.post_norms
         flat = x.reshape(-1, x.shape[-1])
         attend = partial(self._attention, x.shape[:2])
         y, pull_attention = self._add(flat, "attn_norm", attend, after_attention)
-        y, pull_mlp = self._add(y, "ffn_norm", self._mlp, after_mlp)
+        mlp = self._mlp if self.sizes.experts is None else partial(mix_and_pull, self)
+        y, pull_mlp = self._add(y, "ffn_norm", mlp, after_mlp)
 
         def pull(dy: np.ndarray) -> np.ndarray:
             return pull_attention(pull_mlp(dy.reshape(flat.shape))).reshape(x.shape)
@@ -59,13 +61,14 @@ class BlockPass:
         return x + y, lambda dy: dy + pull_before(pull_layer(pull_after(dy)))
 
     def _attention(self, windows: tuple[int, ...], x: np.ndarray) -> tuple[np.ndarray, Pull]:
-        projected, pull_projections = self._linears("attn", x)
-        q, k, v = (y.reshape(*windows, -1, self._sizes.head_dim) for y in projected)
+        projected, pull_projections = self.linears(self.wiring.sites["attn"], x)
+        q, k, v = (y.reshape(*windows, -1, self.sizes.head_dim) for y in projected)
         (q, pull_q), (k, pull_k) = self._place(q, "q"), self._place(k, "k")
-        cap = self._sizes.attention_cap
+        cap = self.sizes.attention_cap
         attend = partial(attention_and_pull, window=self._window, cap=cap)
         mixed, pulls = zip(*map(attend, q, k, v), strict=True)
-        (y,), pull_output = self._linears("attn_output", np.stack(mixed).reshape(len(x), -1))
+        mixed_heads = np.stack(mixed).reshape(len(x), -1)
+        (y,), pull_output = self.linears(self.wiring.sites["attn_output"], mixed_heads)
 
         def pull(dy: np.ndarray) -> np.ndarray:
             dmixed = pull_output([dy]).reshape(q.shape)
@@ -77,38 +80,59 @@ class BlockPass:
 
     def _place(self, x: np.ndarray, which: str) -> tuple[np.ndarray, Pull]:
         """q or k [windows, n_ctx, heads, head_dim]: normed where the wiring says so, turned."""
-        x, pull_norm = self._norm(x, f"attn_{which}_norm" if self._wiring.qk_norm else "")
-        x, pull_turn = rotate_and_pull(x, self._rope[which], self._wiring.rope)
+        x, pull_norm = self._norm(x, f"attn_{which}_norm" if self.wiring.qk_norm else "")
+        x, pull_turn = rotate_and_pull(x, self._rope[which], self.wiring.rope)
         return x, lambda dy: pull_norm(pull_turn(dy))
 
     def _mlp(self, x: np.ndarray) -> tuple[np.ndarray, Pull]:
-        (gated, up), pull_both = self._linears("ffn", x)
-        y, pull_gate = gate_and_pull(self._wiring.activation, gated, up)
-        (y,), pull_down = self._linears("ffn_down", y)
+        return self.gated(self.wiring.sites["ffn"], self.wiring.sites["ffn_down"], x)
+
+    def gated(
+        self, both: Sequence[str], down: Sequence[str], x: np.ndarray, expert: int | None = None
+    ) -> tuple[np.ndarray, Pull]:
+        """A gated mlp of the linears of these short names; expert: see linears."""
+        (gated, up), pull_both = self.linears(both, x, expert)
+        y, pull_gate = gate_and_pull(self.wiring.activation, gated, up)
+        (y,), pull_down = self.linears(down, y, expert)
         return y, lambda dy: pull_both(pull_gate(pull_down([dy])))
 
     def _norm(self, x: np.ndarray, name: str) -> tuple[np.ndarray, Pull]:
         if not name:
             return x, lambda dy: dy
-        return norm_and_pull(x, self._weights[f"{self._prefix}{name}.weight"], self._sizes.eps)
+        return norm_and_pull(x, self._weights[f"{self._prefix}{name}.weight"], self.sizes.eps)
 
-    def _linears(
-        self, short: str, x: np.ndarray
+    def linears(
+        self, shorts: Sequence[str], x: np.ndarray, expert: int | None = None
     ) -> tuple[list[np.ndarray], Callable[[Sequence[np.ndarray]], np.ndarray]]:
-        """The linears of a site; pull takes the gradients of their outputs."""
-        names = [self._prefix + name for name in self._wiring.sites[short]]
+        """Linears that share an input; pull takes the gradients of their outputs.
+
+        expert: whose matrix it is where a weight is a stack.
+        """
+        names = [self._prefix + name for name in shorts]
 
         def pull(dys: Sequence[np.ndarray]) -> np.ndarray:
             dx = np.zeros_like(x)
             for name, dy in zip(names, dys, strict=True):
-                self.squares[f"{name}.weight"] = np.einsum("tr,tr->r", dy, dy)
-                dx += dy @ self._weights[f"{name}.weight"]
+                self._add_squares(f"{name}.weight", dy, expert)
+                dx += dy @ self._matrix(name, expert)
             return dx
 
-        return [self.linear(name, x) for name in names], pull
+        return [self.linear(name, x, expert) for name in names], pull
 
-    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
+    def _add_squares(self, name: str, dy: np.ndarray, expert: int | None) -> None:
+        squares = np.einsum("tr,tr->r", dy, dy)
+        if expert is None:
+            self.squares[name] = squares
+        else:
+            rows = self._weights[name].shape[:2]
+            self.squares.setdefault(name, np.zeros(rows, dy.dtype))[expert] = squares
+
+    def _matrix(self, name: str, expert: int | None) -> np.ndarray:
+        w = self._weights[f"{name}.weight"]
+        return w if expert is None else w[expert]
+
+    def linear(self, name: str, x: np.ndarray, expert: int | None = None) -> np.ndarray:
         """x W^T + bias of a linear, by its name without ".weight"."""
-        y = x @ self._weights[f"{name}.weight"].T
+        y = x @ self._matrix(name, expert).T
         bias = self._weights.get(f"{name}.bias")
         return y if bias is None else y + bias

@@ -28,8 +28,7 @@ class Routing:
 
 def route(logits: np.ndarray, used: int, normalized: bool) -> Routing:
     """Softmax over the router's logits float32 [tokens, n_expert], and the `used` largest."""
-    p = np.exp(logits - logits.max(axis=1, keepdims=True))
-    p /= p.sum(axis=1, keepdims=True)
+    p = softmax(logits)
     experts = np.argsort(-p, axis=1, kind="stable")[:, :used]
     weights = np.take_along_axis(p, experts, axis=1)
     if normalized:
@@ -61,11 +60,18 @@ def mix(block: "Block", y: np.ndarray, tap: "Tap") -> np.ndarray:
         share, gated, up = shared
         inner = gate(block.wiring.activation, gated, up)
         (made,) = block.meet("ffn_down_shexp", inner, tap)
-        made *= _sigmoid(share)
+        made *= sigmoid(share)
         out += made
     return out
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    p = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    p /= p.sum(axis=-1, keepdims=True)
+    return p
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
     """1 / (1 + exp(-x)) without overflow."""
     return np.float32(0.5) + np.float32(0.5) * np.tanh(np.float32(0.5) * x)
