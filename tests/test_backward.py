@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_models import VARIANTS, build
+from tiny_models import MIXTURES, VARIANTS, build
 
 from quantcli.errors import BadInputError
 from quantcli.model import Model, open_model
@@ -82,7 +82,14 @@ class Double:
         return float((np.logaddexp.reduce(logits, axis=-1) - wanted[..., 0]).sum())
 
 
-@pytest.fixture(params=VARIANTS, ids="-".join)
+# Of the mixtures the smaller ones are enough most of the time.
+MODELS = [
+    pytest.param(key, marks=pytest.mark.slow) if key in MIXTURES and key[1] != "odd" else key
+    for key in VARIANTS
+]
+
+
+@pytest.fixture(params=MODELS, ids="-".join)
 def model(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
     return open_model(str(build(tmp_path / "source", *request.param)))
 
