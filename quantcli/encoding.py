@@ -107,19 +107,20 @@ class _Read:
         self._homes = checkpoint.weights.homes if checkpoint.weights else {}
         self._tensors = checkpoint.tensors
         self._left = Counter(
-            home for o in self._origins if o.source is not None for home in self._files(o.source)
+            home for o in self._origins for source in o.sources for home in self._files(source)
         )
 
     def add(self, piece: Piece) -> None:
         """A piece that is done: they come in order, so after a tensor's last one it is read."""
         origin = self._origins[piece.index]
         last = piece.rows.stop == matrix_shape(origin.shape)[0]
-        if self._cached is None or origin.source is None or not last:
+        if self._cached is None or not last:
             return
-        for home in self._files(origin.source):
-            self._left[home] -= 1
-            if not self._left[home]:
-                self._cached.free(home)
+        for source in origin.sources:
+            for home in self._files(source):
+                self._left[home] -= 1
+                if not self._left[home]:
+                    self._cached.free(home)
 
     def _files(self, source: str) -> set[str]:
         if not self._homes:

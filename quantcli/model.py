@@ -19,6 +19,8 @@ from quantcli.progress import Progress
 from quantcli.tensor_types import by_id
 from quantcli.tokenizer import read_tokenizer
 
+RUN_WEIGHTS = 1 << 20  # of a stack of matrices, read at once
+
 Metadata = dict[str, Any]
 Rows = slice | np.ndarray | None
 
@@ -38,6 +40,7 @@ class Model(Protocol):
     def rows(self, name: str, rows: Rows = None) -> np.ndarray:
         """Values as float32: [rows, n] of a matrix, [n] of a vector (it is one row).
 
+        A stack of matrices is one matrix, their rows below each other.
         rows: a slice, or numbers of rows; None for all.
 
         Raises BadInputError (no such tensor, file changed), AccessError.
@@ -63,6 +66,8 @@ class CheckpointModel:
             rows = None
         if origin.data is not None:
             return origin.data if rows is None else origin.data[rows]
+        if origin.stack:
+            return self._stacked(origin, rows)
         if origin.source is None:
             raise RuntimeError(f"{name!r} has neither source nor data")
         if origin.rows is None:
@@ -75,6 +80,22 @@ class CheckpointModel:
     def packed(self, name: str, rows: slice) -> np.ndarray:
         """Rows of a tensor of a GGUF file as they are stored, uint8 [rows, row_bytes]."""
         return np.asarray(self._checkpoint.raw(name)[rows])
+
+    def _stacked(self, origin: OutputTensor, rows: Rows) -> np.ndarray:
+        """Rows of a stack, read in runs of one matrix."""
+        total, n = matrix_shape(origin.shape)
+        numbers = np.arange(total)[slice(None) if rows is None else rows]
+        found = np.empty((len(numbers), n), np.float32)
+        step, height = max(1, RUN_WEIGHTS // n), origin.shape[1]
+        start = 0
+        while start < len(numbers):
+            matrix = numbers[start] // height
+            run = numbers[start : start + step] - matrix * height
+            other = (run < 0) | (run >= height)
+            run = run[: other.argmax()] if other.any() else run
+            found[start : start + len(run)] = self._checkpoint.float32(origin.stack[matrix], run)
+            start += len(run)
+        return found
 
 
 class GgufModel:
@@ -126,6 +147,11 @@ def open_model(
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
     """(rows, columns) of any shape; a vector is one row."""
     return math.prod(shape[:-1]), shape[-1] if shape else 1
+
+
+def stacked(shape: tuple[int, ...]) -> int:
+    """How many matrices a tensor holds."""
+    return math.prod(shape[:-2])
 
 
 def _get(tensors: Mapping[str, Any], name: str, where: str) -> Any:

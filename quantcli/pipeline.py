@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from quantcli import encoding, sequence
-from quantcli.calibration import Text, calibrate, cut_windows, read_text
+from quantcli.calibration import Text, calibrate, cut_windows, read_text, unreached
 from quantcli.calibration.calibrate import CONTEXT
 from quantcli.errors import IntegrityError, QuantcliError, ResourceError
 from quantcli.evaluation import Quality
@@ -31,6 +31,8 @@ from quantcli.recipes.write import write_recipe
 from quantcli.report import Output, Report, TensorReport
 from quantcli.streaming import heads_differ
 from quantcli.transformer import Transformer
+
+MORE_TOKENS = "give more --calibration-tokens"
 
 
 def convert(job: Job, progress: Progress | None = None) -> Report:
@@ -76,7 +78,11 @@ def convert(job: Job, progress: Progress | None = None) -> Report:
         outputs=[_output(plan, *each) for each in facts],
         seconds=time.monotonic() - began,
         peak_memory_bytes=memory.peak,
-        warnings=plan.all_warnings + _flushed_warnings(plan, costs) + _flattered(plan, text) + kept,
+        warnings=plan.all_warnings
+        + _flushed_warnings(plan, costs)
+        + _unreached_warnings(costs)
+        + _flattered(plan, text)
+        + kept,
     )
 
 
@@ -169,7 +175,7 @@ def _calibrated(plan: Plan, progress: Progress) -> Plan:
         progress=progress,
         name=ON_THE_FLY,
     )
-    return replace(plan, imatrix=imatrix)
+    return replace(plan, imatrix=imatrix, warnings=plan.warnings + unreached(imatrix, MORE_TOKENS))
 
 
 def _allocated(plan: Plan, progress: Progress) -> Plan:
@@ -254,6 +260,16 @@ def _flattered(plan: Plan, text: Text | None) -> list[str]:
     return [
         "the quality was measured on the text that was calibrated on, which flatters; give "
         "--evaluate or --calibration another one"
+    ]
+
+
+def _unreached_warnings(costs: list[list[Cost]]) -> list[str]:
+    most = max(sum(cost.unreached for cost in per_tensor) for per_tensor in costs)
+    if not most:
+        return []
+    return [
+        f"{most} matrices of experts saw too few tokens of the text and were rounded to nearest: "
+        + MORE_TOKENS
     ]
 
 

@@ -2,8 +2,10 @@
 
 import pytest
 import tiny_dense
+from tiny_models import MIXTURES
 
 
 def slow_twin(key: tuple[str, str]) -> list[pytest.MarkDecorator]:
     """A mark, unless the variant is its family's odd one or the family is one of the first."""
-    return [pytest.mark.slow] if key in tiny_dense.VARIANTS and key[1] != "odd" else []
+    many = key in tiny_dense.VARIANTS or key in MIXTURES
+    return [pytest.mark.slow] if many and key[1] != "odd" else []

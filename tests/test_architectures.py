@@ -121,6 +121,8 @@ def test_bytes_equal_the_converter(tiny: Tiny) -> None:
             values = tiny.arrays[output.source]
             values = values if output.rows is None else values[output.rows]
             values = values + np.float32(output.add)
+        elif output.stack:
+            values = np.stack([tiny.arrays[name] for name in output.stack])
         assert values is not None
         assert values.dtype == np.float32
         stored = {"F32": values.astype("<f4"), "BF16": as_bf16(values)}

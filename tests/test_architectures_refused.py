@@ -186,7 +186,7 @@ def test_rope_frequencies_survive_extreme_values(base: float) -> None:
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    [("Qwen3MoeForCausalLM", "Qwen3ForCausalLM"), ("llamaforcausallm", "LlamaForCausalLM")],
+    [("Qwen4MoeForCausalLM", "Qwen3MoeForCausalLM"), ("llamaforcausallm", "LlamaForCausalLM")],
 )
 def test_unknown_class_names_the_nearest(name: str, near: str) -> None:
     with pytest.raises(UnsupportedError) as error:

@@ -10,6 +10,7 @@ from tiny_models import VARIANTS, build, describe
 
 import quantcli
 from quantcli.architectures import find
+from quantcli.architectures.wiring import Mixture
 from quantcli.model import open_model
 from quantcli.transformer import Site, Transformer, block, hyperparameters, scratch, transformer
 
@@ -75,6 +76,8 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("nemotron", "gqa", {"activation": "gelu"}),
     ("olmo3", "yarn", {"local_rope": False}),
     ("olmo3", "yarn", {"global_every": 0}),
+    ("qwen3moe", "eight", {"mixture": Mixture(normalized=False)}),
+    ("qwen2moe", "shared", {"mixture": Mixture(normalized=True, shared=True)}),
 ]
 
 

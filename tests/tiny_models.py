@@ -62,6 +62,28 @@ _FAMILIES: dict[str, dict[str, Any]] = {
     },
     "qwen2": {"architectures": ["Qwen2ForCausalLM"], "hidden_act": "silu"},
     "qwen3": {"architectures": ["Qwen3ForCausalLM"], "hidden_act": "silu", "head_dim": 64},
+    "qwen3moe": {
+        "architectures": ["Qwen3MoeForCausalLM"],
+        "model_type": "qwen3_moe",
+        "hidden_act": "silu",
+        "head_dim": 64,
+        "moe_intermediate_size": 256,
+        "num_experts_per_tok": 2,
+        "norm_topk_prob": True,
+    },
+    "mixtral": {
+        "architectures": ["MixtralForCausalLM"],
+        "hidden_act": "silu",
+        "intermediate_size": 256,
+    },
+    "qwen2moe": {
+        "architectures": ["Qwen2MoeForCausalLM"],
+        "model_type": "qwen2_moe",
+        "hidden_act": "silu",
+        "moe_intermediate_size": 256,
+        "shared_expert_intermediate_size": 512,
+        "num_experts_per_tok": 2,
+    },
     "gemma2": {
         "architectures": ["Gemma2ForCausalLM"],
         "hidden_activation": "gelu_pytorch_tanh",
@@ -82,6 +104,13 @@ _FAMILIES: dict[str, dict[str, Any]] = {
         "sliding_window": 64,
         "tie_word_embeddings": True,
     },
+}
+
+# Of a mixture: the router, the folder of one expert, and its gate, up and down.
+_EXPERTS = {
+    "mixtral": ("block_sparse_moe.gate", "block_sparse_moe.experts.{}.", ("w1", "w3", "w2")),
+    "qwen2moe": ("mlp.gate", "mlp.experts.{}.", ("gate_proj", "up_proj", "down_proj")),
+    "qwen3moe": ("mlp.gate", "mlp.experts.{}.", ("gate_proj", "up_proj", "down_proj")),
 }
 
 VARIANTS: dict[tuple[str, str], Variant] = {
@@ -135,6 +164,38 @@ VARIANTS: dict[tuple[str, str], Variant] = {
         "qwen2",
     ),
     ("qwen3", "odd"): Variant({**_ODD, "head_dim": 32}, "qwen2", "F32"),
+    ("qwen3moe", "eight"): Variant({"num_experts": 8, "rope_theta": 1000000.0}, "qwen2", shards=2),
+    ("qwen3moe", "odd"): Variant(
+        {
+            **_ODD,
+            "head_dim": 32,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 3,
+            "moe_intermediate_size": 48,
+            "tie_word_embeddings": True,
+        },
+        "qwen2",
+        "F32",
+    ),
+    ("mixtral", "eight"): Variant({"num_local_experts": 8, "num_experts_per_tok": 2}, "llama2"),
+    ("mixtral", "odd"): Variant(
+        {**_ODD, "num_local_experts": 3, "num_experts_per_tok": 1, "rope_theta": 10000.0},
+        "llama2",
+        "F16",
+        shards=3,
+    ),
+    ("qwen2moe", "shared"): Variant({"num_experts": 6, "rope_theta": 1000000.0}, "qwen2"),
+    ("qwen2moe", "odd"): Variant(
+        {
+            **_ODD,
+            "num_experts": 4,
+            "num_experts_per_tok": 4,
+            "moe_intermediate_size": 48,
+            "shared_expert_intermediate_size": 80,
+        },
+        "qwen2",
+        "F32",
+    ),
     ("gemma2", "tied"): Variant({}, "gemma"),
     ("gemma2", "odd"): Variant(
         {**_ODD, "head_dim": 32, "query_pre_attn_scalar": 32, "final_logit_softcapping": 20.0},
@@ -171,6 +232,7 @@ VARIANTS: dict[tuple[str, str], Variant] = {
 
 _FAMILIES |= tiny_dense.FAMILIES
 VARIANTS |= {name: Variant(*given) for name, given in tiny_dense.VARIANTS.items()}
+MIXTURES = [key for key in VARIANTS if key[0] in _EXPERTS]
 
 
 def build(folder: Path, family: str, variant: str, **changes: Any) -> Path:
@@ -205,7 +267,7 @@ def describe(family: str, variant: str, **changes: Any) -> tuple[dict[str, Any],
 def _shapes(family: str, config: dict[str, Any]) -> Shapes:
     if family in tiny_dense.FAMILIES:
         return tiny_dense.shapes_of(family, config)
-    hidden, wide = config["hidden_size"], config["intermediate_size"]
+    hidden = config["hidden_size"]
     heads = config["num_attention_heads"]
     groups = config.get("num_key_value_heads") or heads
     head = config.get("head_dim") or hidden // heads
@@ -216,9 +278,7 @@ def _shapes(family: str, config: dict[str, Any]) -> Shapes:
             "self_attn.k_proj": (groups * head, hidden),
             "self_attn.v_proj": (groups * head, hidden),
             "self_attn.o_proj": (hidden, heads * head),
-            "mlp.gate_proj": (wide, hidden),
-            "mlp.up_proj": (wide, hidden),
-            "mlp.down_proj": (hidden, wide),
+            **_mlp(family, config),
         }
         for name, shape in linears.items():
             shapes[f"model.layers.{i}.{name}.weight"] = shape
@@ -233,8 +293,28 @@ def _shapes(family: str, config: dict[str, Any]) -> Shapes:
     return shapes
 
 
+def _mlp(family: str, config: dict[str, Any]) -> Shapes:
+    hidden, wide = config["hidden_size"], config["intermediate_size"]
+    if family not in _EXPERTS:
+        return _gated("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", wide, hidden)
+    router, path, names = _EXPERTS[family]
+    count = config.get("num_experts") or config["num_local_experts"]
+    shapes: Shapes = {router: (count, hidden)}
+    wide = config.get("moe_intermediate_size", wide)
+    for expert in range(count):
+        shapes |= _gated(*(path.format(expert) + name for name in names), wide, hidden)
+    if wide := config.get("shared_expert_intermediate_size"):
+        names = [f"mlp.shared_expert.{name}_proj" for name in ("gate", "up", "down")]
+        shapes |= {"mlp.shared_expert_gate": (1, hidden), **_gated(*names, wide, hidden)}
+    return shapes
+
+
+def _gated(gate: str, up: str, down: str, wide: int, hidden: int) -> Shapes:
+    return {gate: (wide, hidden), up: (wide, hidden), down: (hidden, wide)}
+
+
 def _has_bias(family: str, config: dict[str, Any], linear: str) -> bool:
-    if family == "qwen2":
+    if family in ("qwen2", "qwen2moe"):
         return linear.endswith(("q_proj", "k_proj", "v_proj"))
     return bool(config.get("attention_bias" if linear.startswith("self_attn") else "mlp_bias"))
 
@@ -243,7 +323,7 @@ def _norms(family: str) -> list[str]:
     norms = ["input_layernorm", "post_attention_layernorm"]
     if family.startswith("gemma"):
         norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
-    if family in ("qwen3", "gemma3"):
+    if family in ("qwen3", "qwen3moe", "gemma3"):
         norms += ["self_attn.q_norm", "self_attn.k_norm"]
     return norms
 

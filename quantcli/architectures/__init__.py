@@ -13,11 +13,11 @@ from quantcli.architectures.config import show
 from quantcli.architectures.gemma import GEMMA2, GEMMA3
 from quantcli.architectures.gpt_neox import GPT_NEOX
 from quantcli.architectures.granite import GRANITE
-from quantcli.architectures.llama import LLAMA, MISTRAL
+from quantcli.architectures.llama import LLAMA, MISTRAL, MIXTRAL
 from quantcli.architectures.nemotron import NEMOTRON
 from quantcli.architectures.olmo import OLMO2, OLMO3
 from quantcli.architectures.phi import PHI3
-from quantcli.architectures.qwen import QWEN2, QWEN3
+from quantcli.architectures.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
 from quantcli.architectures.smollm import SMOLLM3
 from quantcli.architectures.stablelm import STABLELM
 from quantcli.architectures.starcoder import STARCODER2
@@ -28,7 +28,7 @@ from quantcli.errors import UnsupportedError
 __all__ = ["Architecture", "OutputTensor", "Wiring", "find", "find_wiring", "supported"]
 
 FAMILIES = (
-    *(LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA2, GEMMA3),
+    *(LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN2_MOE, QWEN3_MOE, GEMMA2, GEMMA3),
     *(SMOLLM3, PHI3, OLMO2, GRANITE, COHERE, STABLELM, STARCODER2, GPT_NEOX),
     *(NEMOTRON, OLMO3),
 )

@@ -18,6 +18,7 @@ _UINT32_MAX = 2**32 - 1
 _DERIVED = {
     "num_key_value_heads": "num_attention_heads",
     "head_dim": "hidden_size/num_attention_heads",
+    "num_experts": "num_local_experts",
 }
 
 

@@ -3,9 +3,11 @@
 import numpy as np
 
 from quantcli.architectures.architecture import Parameter
-from quantcli.architectures.config import Config
+from quantcli.architectures.config import Config, bad
 from quantcli.architectures.tensors import Tensor
 from quantcli.errors import UnsupportedError
+
+_MAX_EXPERTS = 1024  # LLAMA_MAX_EXPERTS
 
 LENGTHS = (
     Parameter("block_count", "num_hidden_layers"),
@@ -60,13 +62,20 @@ def qk_norm(add: float = 0.0) -> tuple[Tensor, ...]:
     )
 
 
-def gated_mlp(*, bias: bool | None = False) -> tuple[Tensor, ...]:
-    """gate, up and down of a gated feed-forward layer."""
-    wide, narrow = ("intermediate_size", "hidden_size"), ("hidden_size", "intermediate_size")
+def gated_mlp(
+    *,
+    bias: bool | None = False,
+    width: str = "intermediate_size",
+    source: str = "mlp",
+    gguf: str = "",
+) -> tuple[Tensor, ...]:
+    """gate, up and down of a gated feed-forward layer; gguf: the ending of their names."""
+    wide, narrow = (width, "hidden_size"), ("hidden_size", width)
+    prefix = f"model.layers.{{}}.{source}."
     return (
-        Tensor("blk.{}.ffn_gate", "model.layers.{}.mlp.gate_proj", wide, bias),
-        Tensor("blk.{}.ffn_up", "model.layers.{}.mlp.up_proj", wide, bias),
-        Tensor("blk.{}.ffn_down", "model.layers.{}.mlp.down_proj", narrow, bias),
+        Tensor(f"blk.{{}}.ffn_gate{gguf}", f"{prefix}gate_proj", wide, bias),
+        Tensor(f"blk.{{}}.ffn_up{gguf}", f"{prefix}up_proj", wide, bias),
+        Tensor(f"blk.{{}}.ffn_down{gguf}", f"{prefix}down_proj", narrow, bias),
     )
 
 
@@ -78,4 +87,43 @@ def equal_heads(config: Config) -> None:
             f"config.json: head_dim = {size} is not supported for this family (llama.cpp computes"
             f" hidden_size / num_attention_heads = {computed}"
             f" / {config.count('num_attention_heads')})"
+        )
+
+
+def experts(
+    count: str, width: str, router: str, source: str, names: tuple[str, str, str]
+) -> tuple[Tensor, ...]:
+    """The router, and gate, up and down of all experts.
+
+    count: key of their number; width: of their inner size; source: of one expert, without block.
+    """
+    inner, outer = (width, "hidden_size"), ("hidden_size", width)
+    prefix = f"model.layers.{{}}.{source}."
+    return (
+        Tensor("blk.{}.ffn_gate_inp", f"model.layers.{{}}.{router}", (count, "hidden_size")),
+        *(
+            Tensor(f"blk.{{}}.ffn_{role}_exps", prefix + name, shape, experts=count)
+            for role, name, shape in zip(
+                ("gate", "up", "down"), names, (inner, inner, outer), strict=True
+            )
+        ),
+    )
+
+
+def expert_counts(count: str) -> tuple[Parameter, ...]:
+    """How many experts there are, and how many of them a token sees."""
+    return (
+        Parameter("expert_count", count),
+        Parameter("expert_used_count", "num_experts_per_tok"),
+    )
+
+
+def check_experts(config: Config) -> None:
+    """Raises BadInputError when a token would see more experts than there are."""
+    count, used = config.count("num_experts"), config.count("num_experts_per_tok")
+    if used > count:
+        raise bad(f"num_experts_per_tok = {used}, but there are {count} experts")
+    if count > _MAX_EXPERTS:
+        raise UnsupportedError(
+            f"config.json: {count} experts, llama.cpp handles at most {_MAX_EXPERTS}"
         )

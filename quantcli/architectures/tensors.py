@@ -23,7 +23,8 @@ class Tensor:
     bias: False none, True always, None where the checkpoint has one; heads: the key with the
     number of heads whose rows change from rotate-half order to the adjacent pairs that ggml's
     rope turns; order: numbers of the source rows in their new order; add: added to every value
-    (Gemma's norms multiply by 1 + weight).
+    (Gemma's norms multiply by 1 + weight); experts: the key with the number of experts, whose
+    matrices of that shape are stacked (their number is the second "{}" of `source`).
     """
 
     gguf: str
@@ -33,13 +34,15 @@ class Tensor:
     heads: str = ""
     order: Callable[[Config], np.ndarray] | None = None
     add: float = 0.0
+    experts: str = ""
 
 
 @dataclass(frozen=True, eq=False)
 class OutputTensor:
     """One tensor of the GGUF file and how to make it; `shape` is (rows, columns).
 
-    Take `source` (or the generated float32 `data`), reorder rows so that row i is source row
+    Take `source` (or the generated float32 `data`, or the matrices `stack`, one on the other:
+    `shape` is (matrices, rows, columns) then), reorder rows so that row i is source row
     rows[i], add `add` in float32. `must_equal` names another source tensor that has to hold the
     same bytes: llama.cpp reads this one where transformers reads the other.
     """
@@ -51,6 +54,12 @@ class OutputTensor:
     add: float = 0.0
     data: np.ndarray | None = None
     must_equal: str | None = None
+    stack: tuple[str, ...] = ()
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """All tensors of the checkpoint that it is made of."""
+        return self.stack if self.source is None else (self.source,)
 
 
 class SourceTensors:
@@ -96,6 +105,8 @@ class SourceTensors:
 
         Raises BadInputError when one is missing or its shape disagrees with the config.
         """
+        if tensor.experts:
+            return [self._stack(tensor, block)]
         source, gguf = tensor.source.format(block), tensor.gguf.format(block)
         taken = [self._one(tensor, f"{source}.weight", f"{gguf}.weight", tensor.shape)]
         if tensor.bias or (tensor.bias is None and self.has(f"{source}.bias")):
@@ -110,6 +121,18 @@ class SourceTensors:
                 f"tensor {show(original)} has no place in llama.cpp's {gguf!r} architecture"
                 f" ({len(self._original)} such tensors)"
             )
+
+    def _stack(self, tensor: Tensor, block: int) -> OutputTensor:
+        count = self._config.count(tensor.experts)
+        name = f"{tensor.gguf.format(block)}.weight"
+        taken = [
+            self._one(tensor, f"{tensor.source.format(block, expert)}.weight", name, tensor.shape)
+            for expert in range(count)
+        ]
+        if self.has(f"{tensor.source.format(block, count)}.weight"):
+            raise bad(f"{tensor.experts} = {count}, but the checkpoint has more experts")
+        stack = tuple(one.source for one in taken if one.source is not None)
+        return OutputTensor(name, (count, *taken[0].shape), stack=stack)
 
     def _one(self, tensor: Tensor, source: str, gguf: str, sizes: tuple[str, ...]) -> OutputTensor:
         original = self._original.pop(source, None)

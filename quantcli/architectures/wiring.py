@@ -43,6 +43,28 @@ def folds_without(*sites: str, fused_qkv: bool = False) -> Mapping[str, str]:
     return MappingProxyType(kept)
 
 
+# The same of a mixture of experts, in place of "ffn" and "ffn_down": what the input of every token
+# meets; of each expert what those of its own tokens meet; the second half of an expert for all.
+ROUTER = "ffn_gate_inp"
+SHARED = ("ffn_gate_inp_shexp", "ffn_gate_shexp", "ffn_up_shexp")
+EXPERT = MappingProxyType(
+    {"ffn_exps": ("ffn_gate_exps", "ffn_up_exps"), "ffn_down_exps": ("ffn_down_exps",)}
+)
+SHARED_DOWN = "ffn_down_shexp"
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """A mixture of experts: each token goes to those of the largest softmax probabilities.
+
+    normalized: the weights of a token's experts are scaled so that their sum is 1; shared: one more
+    expert sees all tokens, times the sigmoid of a linear of its own.
+    """
+
+    normalized: bool
+    shared: bool = False
+
+
 @dataclass(frozen=True)
 class Wiring:
     """A decoder block x += attention(norm(x)); x += gated_mlp(norm(x)), and what differs from it.
@@ -64,7 +86,7 @@ class Wiring:
     others a window (0: all see all); window: its length unless the file says; local_rope: sliding
     blocks rotate unscaled, with a base of their own; local_base: that base unless the file says,
     None: that of the other blocks; attention_cap, logit_cap: soft caps unless the file says, 0
-    none, None never.
+    none, None never; mixture: of experts in place of the mlp, if the file has some.
     """
 
     rope: str
@@ -91,3 +113,4 @@ class Wiring:
     local_base: float | None = 10000.0
     attention_cap: float | None = None
     logit_cap: float | None = None
+    mixture: Mixture | None = None

@@ -1,7 +1,7 @@
 """What a model's linears see on a text: statistics, and importance matrices from and to files."""
 
 from quantcli.calibration.calibrate import blank_imatrix, calibrate
-from quantcli.calibration.imatrix import Entry, Imatrix, read_imatrix, write_imatrix
+from quantcli.calibration.imatrix import Entry, Imatrix, read_imatrix, unreached, write_imatrix
 from quantcli.calibration.text import Text, cut_windows, read_text
 
 __all__ = [
@@ -13,5 +13,6 @@ __all__ = [
     "cut_windows",
     "read_imatrix",
     "read_text",
+    "unreached",
     "write_imatrix",
 ]

@@ -5,7 +5,7 @@ import numpy as np
 from quantcli.calibration.imatrix import Entry, Imatrix
 from quantcli.calibration.statistics import Statistics, Wanted
 from quantcli.calibration.text import Text, cut_windows
-from quantcli.model import Model
+from quantcli.model import Model, stacked
 from quantcli.progress import Progress
 from quantcli.transformer import Transformer
 
@@ -35,14 +35,14 @@ def calibrate(
     windows = cut_windows(text, model.metadata, context, tokens)
     statistics = Statistics(Wanted(squares=True), threads)
     Transformer(model, threads=threads).hidden(windows, tap=statistics, progress=progress)
-    entries: dict[str, Entry] = {}
+    made = _blank(model, text, len(windows), context, name)
     for site in statistics.sites:
         found = statistics.take(site)
-        counts = np.array([found.count], np.float32)
-        if found.squares is not None:
-            sums = found.squares[None].astype(np.float32)
-            entries |= {weight: Entry(sums, counts) for weight in found.weights}
-    return Imatrix(entries, [text.name], len(windows), context, name)
+        for weight in found.weights if found.squares is not None else ():
+            entry = made.entries[weight]
+            entry.sums[found.expert or 0] = found.squares
+            entry.counts[found.expert or 0] = found.count
+    return made
 
 
 def blank_imatrix(
@@ -58,10 +58,19 @@ def blank_imatrix(
     Raises: as `calibrate`, for whatever can be known before.
     """
     windows = cut_windows(text, model.metadata, context, tokens)
-    weights = [weight for site in Transformer(model).sites for weight in site.weights]
-    counts = np.array([windows.size], np.float32)
-    entries = {
-        weight: Entry(np.zeros((1, model.shapes[weight][-1]), np.float32), counts)
-        for weight in weights
-    }
-    return Imatrix(entries, [text.name], len(windows), context, name)
+    made = _blank(model, text, len(windows), context, name)
+    for entry in made.entries.values():
+        entry.counts[...] = windows.size
+    return made
+
+
+def _blank(model: Model, text: Text, chunks: int, context: int, name: str) -> Imatrix:
+    """One entry, of zeros, for each linear of the blocks, with one row for each of its experts."""
+    entries: dict[str, Entry] = {}
+    for site in Transformer(model).sites:
+        for weight in site.weights:
+            shape = model.shapes[weight]
+            rows = stacked(shape)
+            sums = np.zeros((rows, shape[-1]), np.float32)
+            entries.setdefault(weight, Entry(sums, np.zeros(rows, np.float32)))
+    return Imatrix(entries, [text.name], chunks, context, name)

@@ -32,6 +32,7 @@ from quantcli.gguf_file import (
 
 MAX_FILE_BYTES = 2 << 30  # the largest mixtures of experts need about 1 GiB
 MAX_ENTRIES = 200_000
+FEW_TOKENS = 32  # say little about what an expert sees
 MAX_EXPERTS = 1 << 16
 _F32 = 0
 _I32_MAX = 2**31 - 1
@@ -76,6 +77,22 @@ class Imatrix:
             entry.sums, entry.counts[:, None], out=np.ones_like(entry.sums), where=seen
         )
         return values.reshape(n) if n_expert == 1 else values.reshape(n_expert, n)
+
+
+def unreached(imatrix: Imatrix, remedy: str) -> list[str]:
+    """A warning, if the text of an imatrix reached some experts never or hardly."""
+    stacks = {n: e.counts for n, e in imatrix.entries.items() if len(e.counts) > 1}
+    hardly = sum(int((counts < FEW_TOKENS).sum()) for counts in stacks.values())
+    if not hardly:
+        return []
+    never = sum(int((counts == 0).sum()) for counts in stacks.values())
+    name, counts = min(stacks.items(), key=lambda item: item[1].min())
+    return [
+        f"{imatrix.name}: {hardly} of {sum(map(len, stacks.values()))} matrices of experts have "
+        f"seen fewer than {FEW_TOKENS} tokens, {never} none at all (first expert "
+        f"{int(counts.argmin())} of {name!r}), whose weights are rounded without importance: "
+        + remedy
+    ]
 
 
 def read_imatrix(path: Path) -> Imatrix:

@@ -2,7 +2,8 @@
 
 Tokens are cut into pieces of PIECE_TOKENS, counted from each site's first token on, and H into
 panels of PANEL columns: results do not depend on how many tokens come at a time nor, with BLAS at
-one thread, on the number of threads.
+one thread, on the number of threads. What single experts see comes in odd numbers and is added at
+once, lest the rests of thousands pile up: there the tiles of the transformer are the pieces.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -31,10 +32,11 @@ class SiteStatistics:
     """Of one site's input x float32 [count, n]; None where it was not asked for.
 
     squares: sums of x^2, float64 [n]; mean_abs: float64 [n]; hessian: XᵀX, float32 [n, n].
-    weights: GGUF names of the linears that share the input.
+    weights: GGUF names of the linears that share the input; expert: see Site.
     """
 
     weights: tuple[str, ...]
+    expert: int | None
     count: int
     squares: np.ndarray | None
     mean_abs: np.ndarray | None
@@ -79,6 +81,9 @@ class _Sums:
 
     def add(self, x: np.ndarray) -> None:
         """Add whole pieces; keep the rest for later."""
+        if self._site.expert is not None:
+            self._add_piece(x)
+            return
         if len(self._rest):
             missing = PIECE_TOKENS - len(self._rest)
             self._rest = np.concatenate([self._rest, x[:missing]])
@@ -99,6 +104,7 @@ class _Sums:
             _mirror(self._hessian)
         return SiteStatistics(
             weights=self._site.weights,
+            expert=self._site.expert,
             count=self._count,
             squares=self._squares,
             mean_abs=None if self._abs is None else self._abs / self._count,

@@ -53,6 +53,7 @@ def calibrate(
 
     Example: quantcli calibrate org/model --text calibration.txt -o imatrix.gguf
     """
+    from quantcli.calibration import unreached
     from quantcli.calibration.calibrate import TOKENS
     from quantcli.calibration.to_file import calibrate_to_file
     from quantcli.cli import render
@@ -70,4 +71,5 @@ def calibrate(
         force=force,
         progress=for_terminal(quiet),
     )
+    render.warnings(unreached(done.imatrix, "give more --tokens"))
     render.calibration(done, as_json, quiet)

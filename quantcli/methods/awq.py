@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantcli.tensor_types import TensorType
-from quantcli.transformer.block import Site, sites_of
+from quantcli.transformer.block import MLP, Site, sites_of
 from quantcli.transformer.hyperparameters import Hyperparameters
 from quantcli.transformer.layout import HEAD, fused_gate
 from quantcli.transformer.rounding import round_like_llama_cpp
@@ -51,7 +51,7 @@ class Scales:
 
 def block_folds(sizes: Hyperparameters, number: int) -> list[Fold]:
     """The folds of one block, in the order of its sites."""
-    folds = sizes.wiring.folds
+    folds = _possible(sizes)
     return [
         Fold(site, f"blk.{number}.{folds[short]}", _sources(sizes, folds[short]))
         for short, site in sites_of(sizes, number).items()
@@ -74,9 +74,16 @@ def left_out(sizes: Hyperparameters, *, tied: bool) -> list[tuple[str, str]]:
         for short in (*sizes.wiring.sites, "output")
         if short not in sizes.wiring.folds
     }
+    if sizes.experts is not None:
+        reasons |= dict.fromkeys(MLP, "its experts see tokens of their own, which differ")
     if tied:
         reasons["output"] = "its matrix is the embedding, whose rows are the model's input, too"
     return list(reasons.items())
+
+
+def _possible(sizes: Hyperparameters) -> dict[str, str]:
+    left = MLP if sizes.experts is not None else ()
+    return {short: producer for short, producer in sizes.wiring.folds.items() if short not in left}
 
 
 def apply_fold(weights: dict[str, np.ndarray], fold: Fold, s: np.ndarray) -> None:

@@ -23,6 +23,7 @@ class Cost:
     flushed: int = 0  # blocks of non-zero weights too small for their type's scale
     output_error: float = 0.0
     rounding_error: float = 0.0
+    unreached: int = 0  # matrices of experts that saw too few tokens for the method
 
     def __add__(self, other: Self) -> "Cost":
         return Cost(
@@ -33,6 +34,7 @@ class Cost:
             self.flushed + other.flushed,
             self.output_error + other.output_error,
             self.rounding_error + other.rounding_error,
+            self.unreached + other.unreached,
         )
 
     @property

@@ -32,8 +32,10 @@ def fold_block(
     by_site = {fold.site.name: fold for fold in folds}
     found = []
     for short, site in block.sites.items():
+        if not by_site:  # experts, whose inputs are not scaled, come last
+            break
         if site.name in by_site:
-            fold = by_site[site.name]
+            fold = by_site.pop(site.name)
             found.append((fold, find_scales(fold, block.weights, probe.y, outputs, share, pool)))
         probe.leave(short, block, pool)
     for fold, s in found:

@@ -9,6 +9,7 @@ QEP). One block's weights are in memory as float32; each linear's are freed when
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import groupby
 
@@ -19,6 +20,7 @@ from quantcli.errors import BadInputError
 from quantcli.methods import MethodInfo
 from quantcli.methods.awq import COMPENSATED, ROWS, block_folds, head_fold
 from quantcli.methods.encoded import Encoded, rounded
+from quantcli.methods.experts import Passing, quantize_mixture
 from quantcli.methods.folding import find_scales, fold_block
 from quantcli.methods.site import Lookup, Seen, Site
 from quantcli.methods.snapshots import Part, Snapshots
@@ -28,6 +30,7 @@ from quantcli.progress import Progress
 from quantcli.tensor_types import TensorType
 from quantcli.transformer import Transformer
 from quantcli.transformer.backward import gradients
+from quantcli.transformer.block import ATTENTION, Block, check_finite
 from quantcli.transformer.layout import (
     EMBEDDING,
     HEAD,
@@ -37,6 +40,7 @@ from quantcli.transformer.layout import (
 )
 
 LOOKUP_WINDOWS = 12
+FEW_TOKENS = 128  # of one expert: they say too little to choose codes by
 HELD_SHARE, MOST_HELD = 8, 4  # one window in 8, at least one of two, but 4 are enough
 
 Types = Mapping[str, TensorType]
@@ -192,7 +196,9 @@ class Sequential:
         models = [(self._float, block), *models]
         for stream, one in models:
             stream.enter(one, pool)
-        for short, site in block.sites.items():
+        mixture = self._run.sizes.experts is not None
+        for short in ATTENTION if mixture else block.sites:
+            site = block.sites[short]
             linears = {name: block.weights[name] for name in site.weights}
             encoded = [self._linears(output, linears, pool) for output in self._outputs]
             parts |= {name: Part(name, [each[name] for each in encoded]) for name in linears}
@@ -203,13 +209,47 @@ class Sequential:
                 stream.leave(short, one, pool)
                 for name in site.weights:
                     del one.weights[name]
+        if mixture:
+            parts |= self._mixture(block, [stream for stream, _ in models], pool)
         return [parts[name] for name in names]
+
+    def _mixture(
+        self, block: Block, streams: Sequence[Stream], pool: ThreadPoolExecutor
+    ) -> dict[str, Part]:
+        """The second half of a block with experts."""
+
+        def quantize(
+            number: int, linears: dict[str, np.ndarray], reference: np.ndarray, x: np.ndarray
+        ) -> tuple[dict[str, Encoded], dict[str, np.ndarray]]:
+            output = self._outputs[number]
+            if len(x) < FEW_TOKENS:
+                found = {
+                    n: self._encoded(n, w, output, partial(_few, w)) for n, w in linears.items()
+                }
+            else:
+                held = min(len(x) // HELD_SHARE, MOST_HELD * self._tokens.shape[1])
+                site = Site(Seen(reference, x, held), self._method.compensates, self._threads, pool)
+                found = self._by_site(site, output, linears)
+            return found, {name: output.decode(name, each) for name, each in found.items()}
+
+        passing = [Passing.of(stream, block, pool) for stream in streams]
+        found = quantize_mixture(block, passing, quantize, pool)
+        for name in block.sites["ffn"].weights:
+            if name not in found:  # the router, and the gate of the shared expert
+                found[name] = self._part(name, block.weights[name]).encoded
+        for each in passing:
+            check_finite(each.made, f"the experts of {block.sites['ffn'].name}")
+        return {name: Part(name, encoded) for name, encoded in found.items()}
 
     def _linears(
         self, output: Output, linears: Mapping[str, np.ndarray], pool: ThreadPoolExecutor
     ) -> dict[str, Encoded]:
         """All linears of the site at hand."""
-        site = self._site(output, pool)
+        return self._by_site(self._site(output, pool), output, linears)
+
+    def _by_site(
+        self, site: Site, output: Output, linears: Mapping[str, np.ndarray]
+    ) -> dict[str, Encoded]:
         targets = {name: site.target(w) for name, w in linears.items()}
         site.corrected()
         return {
@@ -244,6 +284,12 @@ class Sequential:
 def plain(w: np.ndarray, kind: TensorType) -> Encoded:
     """Rounding to nearest."""
     return rounded(w, None, kind)
+
+
+def _few(w: np.ndarray, kind: TensorType) -> Encoded:
+    """Rounding to nearest, of an expert that saw too few tokens for anything else."""
+    found = plain(w, kind)
+    return replace(found, cost=replace(found.cost, unreached=1))
 
 
 def _block_number(name: str) -> int | None:

@@ -27,6 +27,8 @@ WEIGHTED_BYTES = 8 << 20  # what importance adds to the scratch
 PARSING_BYTES = 1700  # per token, while the tokenizer is read
 TOKEN_BYTES = 300  # per token, kept as metadata
 NOTE_BYTES = 200
+SUM_BYTES = 12  # per column of an expert: a sum of squares, and what it becomes in the imatrix
+LARGEST_BYTES = 34 / 32  # per weight, of Q8_0
 STRIP_ARRAYS = 6  # of float32, in which GPTQ works on a strip of rows
 
 
@@ -41,12 +43,18 @@ def peak_memory(threads: int, packed_bytes: int, vocabulary: int, weighted: bool
 
 
 def calibration_memory(
-    shapes: Mapping[str, tuple[int, ...]], tokens: int, threads: int, vocabulary: int
+    shapes: Mapping[str, tuple[int, ...]],
+    tokens: int,
+    threads: int,
+    vocabulary: int,
+    *,
+    experts_used: int = 0,
 ) -> int:
     """Upper estimate of the private bytes of running `tokens` through a model of these shapes.
 
-    One block in float32, hidden states, and for each thread a tile: its widest activations while
-    it runs, its inputs of linears until they have been looked at.
+    One block in float32, all its experts included, hidden states, and for each thread a tile: its
+    widest activations while it runs, its inputs of linears until they have been looked at. A token
+    is an input of as many experts as it sees; sums of what each expert saw are kept to the end.
     """
     blocks: Counter[str] = Counter()
     for name, shape in shapes.items():
@@ -54,9 +62,12 @@ def calibration_memory(
             blocks[name.split(".")[1]] += math.prod(shape)
     n_embd = shapes["token_embd.weight"][-1]
     widest = max(max(shape) for name, shape in shapes.items() if name.startswith("blk."))
-    tiles = (threads + 1) * (3 * n_embd + widest) + threads * 3 * widest
+    stacks = [shape for shape in shapes.values() if len(shape) == 3]
+    routed = experts_used * (n_embd + max((shape[-1] for shape in stacks), default=0))
+    tiles = (threads + 1) * (3 * n_embd + widest + routed) + threads * 3 * widest
     hidden = min(4 * tokens * n_embd, IN_MEMORY)
     working = 4 * max(blocks.values()) + hidden + 4 * TILE_TOKENS * tiles
+    working += SUM_BYTES * sum(count * n for count, _, n in stacks)
     return BASE_BYTES + vocabulary * TOKEN_BYTES + working
 
 
@@ -80,16 +91,22 @@ def sequence_memory(
 
     For the float model and each output hidden states, the input of a site and of the next one; of
     each output the linears of a site; of the site that sees most inputs H, the drift from the float
-    model, two factors and room to make them; for each thread a strip of rows.
+    model, two factors and room to make them; for each thread a strip of rows. With experts: what
+    goes into one and comes out of it, what came out of all so far, and their linears, encoded.
     """
     block = {name: shape for name, shape in shapes.items() if name.startswith("blk.0.")}
     widest = max(shape[-1] for shape in block.values())
-    site = 2 * max(map(math.prod, block.values()))
-    rows = min(max(shape[0] for shape in block.values()), threads * STRIP)
-    states = (1 + outputs) * sum(
-        min(4 * tokens * n, IN_MEMORY) for n in (shapes["token_embd.weight"][-1], widest, widest)
-    )
-    return states + 4 * (outputs * site + 5 * widest**2 + STRIP_ARRAYS * rows * widest)
+    site = 2 * max(math.prod(shape[-2:]) for shape in block.values())
+    rows = min(max(math.prod(shape[-2:-1]) for shape in block.values()), threads * STRIP)
+    n_embd = shapes["token_embd.weight"][-1]
+    kept, once = [n_embd, widest, widest], list[int]()
+    stacks = [math.prod(shape) for shape in block.values() if len(shape) == 3]
+    if stacks:
+        kept += [n_embd, n_embd, n_embd, widest]
+        once = [widest, widest]
+    states = sum(min(4 * tokens * n, IN_MEMORY) for n in (1 + outputs) * kept + once)
+    packed = math.ceil((outputs * sum(stacks) + max(stacks, default=0)) * LARGEST_BYTES)
+    return states + packed + 4 * (outputs * site + 5 * widest**2 + STRIP_ARRAYS * rows * widest)
 
 
 def stream_memory(threads: int, weights: int) -> int:

@@ -20,7 +20,13 @@ QUANTIZATION_VERSION = 2  # GGML_QNT_VERSION
 
 def count_parameters(origins: list[OutputTensor]) -> int:
     """Weights that come from the checkpoint."""
-    return sum(math.prod(origin.shape) for origin in origins if origin.source)
+    return sum(math.prod(origin.shape) for origin in origins if origin.sources)
+
+
+def count_experts(origins: list[OutputTensor]) -> tuple[int, int]:
+    """How many experts there are, and the weights of one of them; (0, 0) without."""
+    stacks = [origin.shape for origin in origins if len(origin.shape) == 3]
+    return (stacks[0][0], sum(math.prod(shape[1:]) for shape in stacks)) if stacks else (0, 0)
 
 
 def common_metadata(
@@ -32,7 +38,9 @@ def common_metadata(
     """The metadata that all outputs share, in file order, and warnings."""
     embedding_rows = next(o.shape[0] for o in origins if o.name == "token_embd.weight")
     model = architecture.metadata(checkpoint.config)
-    general, warnings = general_metadata(checkpoint, count_parameters(origins))
+    general, warnings = general_metadata(
+        checkpoint, count_parameters(origins), count_experts(origins)
+    )
     tokenizer = read_tokenizer(checkpoint, embedding_rows, pre_tokenizer=job.pre_tokenizer)
     own: Metadata = {"quantcli.version": __version__, "quantcli.method": job.method}
     if checkpoint.revision is not None:

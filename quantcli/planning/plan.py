@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from quantcli.architectures import OutputTensor
-from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, read_text
+from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, read_text, unreached
 from quantcli.checkpoint import Adapter, Checkpoint
 from quantcli.checkpoint.checkpoint import WEIGHT_DTYPES
-from quantcli.errors import BadInputError, UsageError
+from quantcli.errors import BadInputError, UnsupportedError, UsageError
 from quantcli.gguf_file import Slot, encode_header
 from quantcli.methods import method_info
 from quantcli.methods.awq import left_out
 from quantcli.methods.pieces import PIECE_WEIGHTS
-from quantcli.model import CheckpointModel
+from quantcli.model import CheckpointModel, stacked
 from quantcli.planning.file import PlannedFile, PlannedTensor
 from quantcli.planning.job import Job, check_stream
 from quantcli.planning.lora import (
@@ -98,12 +98,21 @@ class Plan:
         if self.calibration is None:
             return needed + merging
         shapes = {origin.name: origin.shape for origin in self.origins}
-        needed = max(needed, calibration_memory(shapes, self.tokens, self.job.threads, vocabulary))
+        running = calibration_memory(
+            shapes, self.tokens, self.job.threads, vocabulary, experts_used=self.experts_used
+        )
+        needed = max(needed, running)
         if self.job.target:
             needed += measuring_memory(shapes, self.tokens)
         if self.job.calibrates:
             needed += sequence_memory(shapes, self.tokens, len(self.files), self.job.threads)
         return needed + merging
+
+    @property
+    def experts_used(self) -> int:
+        """How many experts a token sees, 0 without."""
+        metadata = self.files[0].metadata
+        return int(metadata.get(f"{metadata['general.architecture']}.expert_used_count", 0))
 
     @property
     def weights(self) -> int:
@@ -149,10 +158,13 @@ class Plan:
         return [file.tensors[index] for file in self.files]
 
     def importance(self, origin: OutputTensor, types: Iterable[TensorType]) -> np.ndarray | None:
-        """Float32 [n], or [n_expert, n], that weights the columns' errors, where there is one."""
+        """Float32 [n] that weights the columns' errors, where there is an imatrix to use.
+
+        One row for each matrix where there are several.
+        """
         if self.imatrix is None or not any(kind.quantized for kind in types):
             return None
-        return self.imatrix.importance(origin.name, origin.shape[-1], math.prod(origin.shape[:-2]))
+        return self.imatrix.importance(origin.name, origin.shape[-1], stacked(origin.shape))
 
     def is_copied(self, tensor: PlannedTensor) -> bool:
         """Whether a tensor of a GGUF file keeps its bytes, as what is quantized already can."""
@@ -179,6 +191,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     calibration = read_text(job.text) if job.text else None
     source = open_source(job, weights=weights, progress=progress)
     metadata, warnings = source.metadata, source.warnings
+    _check_target(job, source.origins)
     tokens = 0
     if calibration is not None:
         model = CheckpointModel(source.checkpoint, source.origins, metadata)
@@ -189,6 +202,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         warnings += _few_tokens(job, tokens) + _unfolded(job, model)
         imatrix = None if job.calibrates else made
     if imatrix is not None:
+        warnings += unreached(imatrix, "make the imatrix from more text")
         # A GGUF source may tell of another one.
         kept = {k: v for k, v in metadata.items() if not k.startswith("quantize.imatrix.")}
         metadata = kept | imatrix_metadata(imatrix)
@@ -209,6 +223,19 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         warnings=warnings,
         adapters=source.adapters,
     )
+
+
+def _check_target(job: Job, origins: list[OutputTensor]) -> None:
+    """What costs are estimated for, and what not yet.
+
+    Raises:
+        UnsupportedError: for a target with a mixture of experts.
+    """
+    if job.target and any(len(origin.shape) == 3 for origin in origins):
+        raise UnsupportedError(
+            f"{job.target.option} is not there for mixtures of experts yet; give a --type, "
+            "`quantcli plan` shows how large each one is"
+        )
 
 
 def _few_tokens(job: Job, tokens: int) -> list[str]:
@@ -288,7 +315,7 @@ def _check_imatrix(imatrix: Imatrix, files: list[PlannedFile], source: Source) -
     missing = [
         t.name
         for t in quantized.values()
-        if imatrix.importance(t.name, t.shape[-1], math.prod(t.shape[:-2])) is None
+        if imatrix.importance(t.name, t.shape[-1], stacked(t.shape)) is None
         and t.name not in OPTIONAL_IN_IMATRIX
     ]
     if not missing:

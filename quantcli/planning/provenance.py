@@ -18,10 +18,13 @@ HUB = "https://huggingface.co/"
 _BROKEN_CARD = (ValueError, TypeError, AttributeError, KeyError, RecursionError)
 
 
-def general_metadata(checkpoint: Checkpoint, parameters: int) -> tuple[Metadata, list[str]]:
+def general_metadata(
+    checkpoint: Checkpoint, parameters: int, experts: tuple[int, int] = (0, 0)
+) -> tuple[Metadata, list[str]]:
     """`general.*` (without file type and architecture), and warnings in plain words.
 
-    `parameters` is the number of weights; it names the size ("8B") where the name does not.
+    `parameters` is the number of weights; it names the size ("8B") where the name does not, with
+    `experts` (how many, weights of one) as "8x7B".
     """
     import gguf
 
@@ -34,7 +37,9 @@ def general_metadata(checkpoint: Checkpoint, parameters: int) -> tuple[Metadata,
         warnings.append("README.md: front matter is not a valid model card; ignored")
         known = _describe(checkpoint, {}, parameters)
     if known.size_label is None:
-        known.size_label = gguf.utility.size_label(parameters, 0, 0, 0)
+        count, weights = experts
+        rest = parameters - count * weights
+        known.size_label = gguf.utility.size_label(parameters, rest, weights, count)
     if checkpoint.revision is not None and known.source_repo_url is None:
         known.source_repo_url = HUB + checkpoint.id
     return {"general.type": "model", **_as_metadata(known)}, warnings

@@ -75,8 +75,12 @@ def _checkpoint(job: Job, weights: bool, progress: Progress | None) -> Source:
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     origins = architecture.tensors(checkpoint.config, shapes)
     for origin in origins:
-        if origin.source is not None:
-            checkpoint.weight(origin.source)
+        for source in origin.sources:
+            checkpoint.weight(source)
+    if job.stream and any(origin.stack for origin in origins):
+        raise UnsupportedError(
+            f"--stream is not there for mixtures of experts yet ({architecture.name}): leave it out"
+        )
     check_places(adapters, origins)
     metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
     metadata |= lora_metadata(adapters)

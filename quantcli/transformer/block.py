@@ -6,19 +6,25 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from quantcli.architectures import wiring
 from quantcli.errors import BadInputError
 from quantcli.transformer.activations import gate, layer_norm, rms_norm
 from quantcli.transformer.attention import attention
 from quantcli.transformer.hyperparameters import Hyperparameters
+from quantcli.transformer.mixture import mix
 from quantcli.transformer.rope import rotate
 
 
 @dataclass(frozen=True)
 class Site:
-    """One input of linears: `name` like "blk.0.attn", `weights` the linears' GGUF names."""
+    """One input of linears: `name` like "blk.0.attn", `weights` the linears' GGUF names.
+
+    expert: whose matrices of these stacks are meant, None where a weight is one matrix.
+    """
 
     name: str
     weights: tuple[str, ...]
+    expert: int | None = None
 
 
 # Fixed, so that results do not depend on the number of threads.
@@ -34,10 +40,23 @@ Rounding = Callable[[np.ndarray, str], np.ndarray]
 
 def sites_of(sizes: Hyperparameters, number: int) -> dict[str, Site]:
     """The sites of a block by their short names, in the order in which they run."""
-    return {
-        short: Site(f"blk.{number}.{short}", tuple(f"blk.{number}.{n}.weight" for n in linears))
-        for short, linears in sizes.wiring.sites.items()
-    }
+
+    def site(short: str, linears: tuple[str, ...], expert: int | None = None) -> Site:
+        weights = tuple(f"blk.{number}.{name}.weight" for name in linears)
+        return Site(f"blk.{number}.{short}", weights, expert)
+
+    found = {short: site(short, linears) for short, linears in sizes.wiring.sites.items()}
+    if sizes.experts is None:
+        return found
+    found = {short: found[short] for short in ATTENTION}
+    shared = wiring.SHARED if sizes.experts.n_ff_shared else ()
+    found["ffn"] = site("ffn", (wiring.ROUTER, *shared))
+    for expert in range(sizes.experts.count):
+        for short, linears in wiring.EXPERT.items():
+            found[f"{short}.{expert}"] = site(f"{short}.{expert}", linears, expert)
+    if shared:
+        found[wiring.SHARED_DOWN] = site(wiring.SHARED_DOWN, (wiring.SHARED_DOWN,))
+    return found
 
 
 class Block:
@@ -53,7 +72,7 @@ class Block:
         rounding: Rounding | None,
     ) -> None:
         """weights: float32 by full name; rope: see Rope.table; rounding: of linears' inputs."""
-        self._sizes, self._wiring = sizes, sizes.wiring
+        self.sizes, self.wiring = sizes, sizes.wiring
         self._prefix = f"blk.{number}."
         self._window = sizes.windows[number]
         self.sites = sites_of(sizes, number)
@@ -73,23 +92,35 @@ class Block:
         flat, seen = (a.reshape(1, -1, x.shape[-1]) for a in (x, seen))
         for start in range(0, flat.shape[1], TILE_TOKENS):  # a long window's mlp is wide
             tile = slice(start, start + TILE_TOKENS)
-            self._walk(MLP, flat[:, tile], seen[:, tile], tap)
+            if self.sizes.experts is None:
+                self._walk(MLP, flat[:, tile], seen[:, tile], tap)
+            else:
+                made = mix(self, self.enter("ffn", seen[:, tile]), tap)
+                self._add(flat[:, tile], made, "ffn_down")
 
     def seen_by_mlp(self, x: np.ndarray) -> np.ndarray:
         """x itself, which attention is about to change, or where the mlp is beside it a copy."""
-        return x.copy() if self._sizes.parallel else x
+        return x.copy() if self.sizes.parallel else x
 
     def _walk(self, half: tuple[str, ...], x: np.ndarray, seen: np.ndarray, tap: Tap) -> None:
         y = self.enter(half[0], seen)
         for short in half:
-            site = self.sites[short]
-            check_finite(y, site.name)
-            tap(site, y)
-            y = self.leave(short, x, [self.linear(name, y) for name in site.weights])
+            y = self.leave(short, x, self.meet(short, y, tap))
+
+    def meet(self, short: str, y: np.ndarray, tap: Tap) -> list[np.ndarray]:
+        """Outputs of a site's linears for its input y float32 [tokens, n_in], which is tapped."""
+        site = self.sites[short]
+        check_finite(y, site.name)
+        tap(site, y)
+        return [self.linear(name, y, site.expert) for name in site.weights]
+
+    def full(self, short: str) -> str:
+        """The GGUF name of a weight of this block."""
+        return f"{self._prefix}{short}.weight"
 
     def width(self, short: str) -> int:
         """How many inputs the linears of a site have."""
-        sizes = self._sizes
+        sizes = self.sizes
         heads = sizes.n_head * sizes.head_dim
         return {"attn_output": heads, "ffn_down": sizes.n_ff}.get(short, sizes.n_embd)
 
@@ -102,7 +133,7 @@ class Block:
 
     def enter(self, short: str, x: np.ndarray) -> np.ndarray:
         """The input [tokens, n_in] of a site that begins a half of the block."""
-        norm = dict(zip(("attn", "ffn"), self._wiring.norms, strict=True))[short]
+        norm = dict(zip(("attn", "ffn"), self.wiring.norms, strict=True))[short]
         flat = x.reshape(-1, x.shape[-1])
         return self._norm(flat, norm) if norm else flat.copy()  # x is about to change
 
@@ -114,26 +145,29 @@ class Block:
         if short == "attn":
             return self._attention(outputs, x.shape[:2])
         if short == "ffn":
-            return gate(self._wiring.activation, *gate_and_up(outputs, self._wiring.gated))
-        post_norm = dict(zip(("attn_output", "ffn_down"), self._wiring.post_norms, strict=True))
+            return gate(self.wiring.activation, *gate_and_up(outputs, self.wiring.gated))
+        return self._add(x, outputs[0], short)
+
+    def _add(self, x: np.ndarray, made: np.ndarray, short: str) -> np.ndarray:
+        post_norm = dict(zip(("attn_output", "ffn_down"), self.wiring.post_norms, strict=True))
         flat = x.reshape(-1, x.shape[-1])
-        added = self._norm(outputs[0], post_norm[short])
-        if self._sizes.residual_scale != 1:
-            added = added * np.float32(self._sizes.residual_scale)
+        added = self._norm(made, post_norm[short])
+        if self.sizes.residual_scale != 1:
+            added = added * np.float32(self.sizes.residual_scale)
         flat += added
         return flat
 
     def _attention(self, projected: list[np.ndarray], windows: tuple[int, ...]) -> np.ndarray:
-        q, k, v = split_heads(projected, self._sizes)
-        if self._wiring.joint_qk_norm:
+        q, k, v = split_heads(projected, self.sizes)
+        if self.wiring.joint_qk_norm:
             q, k = self._norm_heads(q, "attn_q_norm"), self._norm_heads(k, "attn_k_norm")
-        q, k, v = (y.reshape(*windows, -1, self._sizes.head_dim) for y in (q, k, v))
-        if self._wiring.qk_norm and not self._wiring.joint_qk_norm:
+        q, k, v = (y.reshape(*windows, -1, self.sizes.head_dim) for y in (q, k, v))
+        if self.wiring.qk_norm and not self.wiring.joint_qk_norm:
             q, k = self._norm_heads(q, "attn_q_norm"), self._norm_heads(k, "attn_k_norm")
-        q = rotate(q, self._rope_q, self._wiring.rope, self._sizes.attention_scale)
-        k = rotate(k, self._rope_k, self._wiring.rope)
+        q = rotate(q, self._rope_q, self.wiring.rope, self.sizes.attention_scale)
+        k = rotate(k, self._rope_k, self.wiring.rope)
         out = np.empty_like(q)
-        cap = self._sizes.attention_cap
+        cap = self.sizes.attention_cap
         for one in range(windows[0]):
             attention(q[one], k[one], v[one], out[one], window=self._window, cap=cap)
         return out.reshape(windows[0] * windows[1], -1)
@@ -142,20 +176,22 @@ class Block:
         if not name:
             return x
         weight = self.weights[f"{self._prefix}{name}.weight"]
-        if self._wiring.norm == "rms":
-            return rms_norm(x, weight, self._sizes.eps)
-        return layer_norm(
-            x, weight, self.weights.get(f"{self._prefix}{name}.bias"), self._sizes.eps
-        )
+        if self.wiring.norm == "rms":
+            return rms_norm(x, weight, self.sizes.eps)
+        return layer_norm(x, weight, self.weights.get(f"{self._prefix}{name}.bias"), self.sizes.eps)
 
     def _norm_heads(self, x: np.ndarray, name: str) -> np.ndarray:
-        return rms_norm(x, self.weights[f"{self._prefix}{name}.weight"], self._sizes.eps)
+        return rms_norm(x, self.weights[f"{self._prefix}{name}.weight"], self.sizes.eps)
 
-    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
-        """x W^T + bias of the linear whose weight is called `name`, after rounding x."""
+    def linear(self, name: str, x: np.ndarray, expert: int | None = None) -> np.ndarray:
+        """x W^T + bias of the linear whose weight is called `name`, after rounding x.
+
+        expert: whose matrix of a stack it is.
+        """
         if self._rounding is not None:
             x = self._rounding(x, self._types[name])
-        y = x @ self.weights[name].T
+        w = self.weights[name]
+        y = x @ (w if expert is None else w[expert]).T
         bias = self.weights.get(name.removesuffix("weight") + "bias")
         if bias is not None:
             y += bias

@@ -15,6 +15,7 @@ from quantcli.transformer.derivatives import (
     rotate_and_pull,
 )
 from quantcli.transformer.hyperparameters import Hyperparameters
+from quantcli.transformer.mixture_pass import mix_and_pull
 
 Layer = Callable[[np.ndarray], tuple[np.ndarray, Pull]]
 
@@ -23,7 +24,7 @@ class BlockPass:
     """Computes in the precision of weights and hidden states.
 
     `squares`: after pulling back, by the name of each linear's weight, the sum over tokens of the
-    squared gradients of its outputs, [n_out].
+    squared gradients of its outputs, [n_out], a row for each expert of a stack.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class BlockPass:
         rope: np.ndarray,
     ) -> None:
         """weights: by full name; rope: see Rope.table."""
-        self._sizes, self._wiring = sizes, sizes.wiring
+        self.sizes, self.wiring = sizes, sizes.wiring
         self._weights, self._prefix = weights, f"blk.{number}."
         self._window = sizes.windows[number]
         self._rope = {"k": rope, "q": rope * np.float32(sizes.attention_scale)}
@@ -42,19 +43,20 @@ class BlockPass:
 
     def run(self, x: np.ndarray) -> tuple[np.ndarray, Pull]:
         """Hidden states [windows, n_ctx, n_embd] after the block; x stays."""
-        after_attention, after_mlp = self._wiring.post_norms
-        before_attention, before_mlp = self._wiring.norms
+        after_attention, after_mlp = self.wiring.post_norms
+        before_attention, before_mlp = self.wiring.norms
         flat = x.reshape(-1, x.shape[-1])
         attend = partial(self._attention, x.shape[:2])
+        mlp = self._mlp if self.sizes.experts is None else partial(mix_and_pull, self)
         added, pull_attention = self._half(flat, before_attention, attend, after_attention)
         between = flat + added
-        seen = flat if self._sizes.parallel else between
-        added, pull_mlp = self._half(seen, before_mlp, self._mlp, after_mlp)
+        seen = flat if self.sizes.parallel else between
+        added, pull_mlp = self._half(seen, before_mlp, mlp, after_mlp)
 
         def pull(dy: np.ndarray) -> np.ndarray:
             dy = dy.reshape(flat.shape)
             dmlp = pull_mlp(dy)
-            if self._sizes.parallel:
+            if self.sizes.parallel:
                 return (dy + pull_attention(dy) + dmlp).reshape(x.shape)
             dy = dy + dmlp
             return (dy + pull_attention(dy)).reshape(x.shape)
@@ -68,23 +70,24 @@ class BlockPass:
         y, pull_before = self._norm(x, before)
         y, pull_layer = layer(y)
         y, pull_after = self._norm(y, after)
-        scale = self._sizes.residual_scale
+        scale = self.sizes.residual_scale
         if scale == 1:
             return y, lambda dy: pull_before(pull_layer(pull_after(dy)))
         factor = np.float32(scale)
         return y * factor, lambda dy: pull_before(pull_layer(pull_after(dy * factor)))
 
     def _attention(self, windows: tuple[int, ...], x: np.ndarray) -> tuple[np.ndarray, Pull]:
-        projected, pull_projections = self._linears("attn", x)
-        heads = (*windows, -1, self._sizes.head_dim)
-        parts = split_heads(projected, self._sizes)
+        projected, pull_projections = self.linears(self.wiring.sites["attn"], x)
+        heads = (*windows, -1, self.sizes.head_dim)
+        parts = split_heads(projected, self.sizes)
         q, pull_q = self._place(parts[0], heads, "q")
         k, pull_k = self._place(parts[1], heads, "k")
         v = parts[2].reshape(heads)
-        cap = self._sizes.attention_cap
+        cap = self.sizes.attention_cap
         attend = partial(attention_and_pull, window=self._window, cap=cap)
         mixed, pulls = zip(*map(attend, q, k, v), strict=True)
-        (y,), pull_output = self._linears("attn_output", np.stack(mixed).reshape(len(x), -1))
+        mixed_heads = np.stack(mixed).reshape(len(x), -1)
+        (y,), pull_output = self.linears(self.wiring.sites["attn_output"], mixed_heads)
 
         def pull(dy: np.ndarray) -> np.ndarray:
             dmixed = pull_output([dy]).reshape(q.shape)
@@ -98,20 +101,26 @@ class BlockPass:
     def _place(self, x: np.ndarray, heads: tuple[int, ...], which: str) -> tuple[np.ndarray, Pull]:
         """q or k as [windows, n_ctx, heads, head_dim]: normed where the wiring says so, turned."""
         flat = x.shape
-        normed = x if self._wiring.joint_qk_norm else x.reshape(heads)
+        normed = x if self.wiring.joint_qk_norm else x.reshape(heads)
         normed, pull_norm = self._norm_heads(normed, f"attn_{which}_norm")
-        rest = self._sizes.attention_scale if which == "q" else 1.0
+        rest = self.sizes.attention_scale if which == "q" else 1.0
         y, pull_turn = rotate_and_pull(
-            normed.reshape(heads), self._rope[which], self._wiring.rope, rest
+            normed.reshape(heads), self._rope[which], self.wiring.rope, rest
         )
         return y, lambda dy: pull_norm(pull_turn(dy).reshape(normed.shape)).reshape(flat)
 
     def _mlp(self, x: np.ndarray) -> tuple[np.ndarray, Pull]:
-        outputs, pull_all = self._linears("ffn", x)
+        return self.gated(self.wiring.sites["ffn"], self.wiring.sites["ffn_down"], x)
+
+    def gated(
+        self, both: Sequence[str], down: Sequence[str], x: np.ndarray, expert: int | None = None
+    ) -> tuple[np.ndarray, Pull]:
+        """An mlp of the linears of these short names; expert: see linears."""
+        outputs, pull_all = self.linears(both, x, expert)
         y, pull_gate = gate_and_pull(
-            self._wiring.activation, *gate_and_up(outputs, self._wiring.gated)
+            self.wiring.activation, *gate_and_up(outputs, self.wiring.gated)
         )
-        (y,), pull_down = self._linears("ffn_down", y)
+        (y,), pull_down = self.linears(down, y, expert)
 
         def pull(dy: np.ndarray) -> np.ndarray:
             parts = pull_gate(pull_down([dy]))
@@ -123,33 +132,48 @@ class BlockPass:
         if not name:
             return x, lambda dy: dy
         weight = self._weights[f"{self._prefix}{name}.weight"]
-        if self._wiring.norm == "rms":
-            return norm_and_pull(x, weight, self._sizes.eps)
+        if self.wiring.norm == "rms":
+            return norm_and_pull(x, weight, self.sizes.eps)
         bias = self._weights.get(f"{self._prefix}{name}.bias")
-        return layer_norm_and_pull(x, weight, bias, self._sizes.eps)
+        return layer_norm_and_pull(x, weight, bias, self.sizes.eps)
 
     def _norm_heads(self, x: np.ndarray, name: str) -> tuple[np.ndarray, Pull]:
-        if not self._wiring.qk_norm:
+        if not self.wiring.qk_norm:
             return x, lambda dy: dy
-        return norm_and_pull(x, self._weights[f"{self._prefix}{name}.weight"], self._sizes.eps)
+        return norm_and_pull(x, self._weights[f"{self._prefix}{name}.weight"], self.sizes.eps)
 
-    def _linears(
-        self, short: str, x: np.ndarray
+    def linears(
+        self, shorts: Sequence[str], x: np.ndarray, expert: int | None = None
     ) -> tuple[list[np.ndarray], Callable[[Sequence[np.ndarray]], np.ndarray]]:
-        """The linears of a site; pull takes the gradients of their outputs."""
-        names = [self._prefix + name for name in self._wiring.sites[short]]
+        """Linears that share an input; pull takes the gradients of their outputs.
+
+        expert: whose matrix it is where a weight is a stack.
+        """
+        names = [self._prefix + name for name in shorts]
 
         def pull(dys: Sequence[np.ndarray]) -> np.ndarray:
             dx = np.zeros_like(x)
             for name, dy in zip(names, dys, strict=True):
-                self.squares[f"{name}.weight"] = np.einsum("tr,tr->r", dy, dy)
-                dx += dy @ self._weights[f"{name}.weight"]
+                self._add_squares(f"{name}.weight", dy, expert)
+                dx += dy @ self._matrix(name, expert)
             return dx
 
-        return [self.linear(name, x) for name in names], pull
+        return [self.linear(name, x, expert) for name in names], pull
 
-    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
+    def _add_squares(self, name: str, dy: np.ndarray, expert: int | None) -> None:
+        squares = np.einsum("tr,tr->r", dy, dy)
+        if expert is None:
+            self.squares[name] = squares
+        else:
+            rows = self._weights[name].shape[:2]
+            self.squares.setdefault(name, np.zeros(rows, dy.dtype))[expert] = squares
+
+    def _matrix(self, name: str, expert: int | None) -> np.ndarray:
+        w = self._weights[f"{name}.weight"]
+        return w if expert is None else w[expert]
+
+    def linear(self, name: str, x: np.ndarray, expert: int | None = None) -> np.ndarray:
         """x W^T + bias of a linear, by its name without ".weight"."""
-        y = x @ self._weights[f"{name}.weight"].T
+        y = x @ self._matrix(name, expert).T
         bias = self._weights.get(f"{name}.bias")
         return y if bias is None else y + bias

@@ -15,6 +15,16 @@ _MAX_BLOCKS = 512  # LLAMA_MAX_LAYERS
 
 
 @dataclass(frozen=True)
+class Experts:
+    """Of each block: their number, how many a token sees, inner sizes (n_ff_shared: 0 for none)."""
+
+    count: int
+    used: int
+    n_ff: int
+    n_ff_shared: int
+
+
+@dataclass(frozen=True)
 class Hyperparameters:
     """Sizes in llama.cpp's words; `windows` holds each block's sliding window, 0 for none.
 
@@ -41,6 +51,7 @@ class Hyperparameters:
     attention_cap: float
     logit_cap: float
     parallel: bool
+    experts: Experts | None
 
     @property
     def n_block(self) -> int:
@@ -108,6 +119,7 @@ def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
         attention_cap=_cap(keys, "attn_logit_softcapping", wiring.attention_cap),
         logit_cap=_cap(keys, "final_logit_softcapping", wiring.logit_cap),
         parallel=keys.flag("use_parallel_residual") if wiring.parallel is None else wiring.parallel,
+        experts=_experts(keys, wiring),
     )
 
 
@@ -167,6 +179,24 @@ def _windows(keys: _Keys, wiring: Wiring, n_block: int) -> tuple[int, ...]:
         return tuple(window if slides else 0 for slides in pattern)
     period = keys.count("attention.sliding_window_pattern", wiring.global_every)
     return tuple(window if number % period else 0 for number in range(1, n_block + 1))
+
+
+def _experts(keys: _Keys, wiring: Wiring) -> Experts | None:
+    if wiring.mixture is None or not keys.get("expert_count"):
+        return None
+    count, used = keys.count("expert_count"), keys.count("expert_used_count")
+    if used > count:
+        raise BadInputError(
+            f"metadata: {keys.name('expert_used_count')} = {used}, but there are {count} experts"
+        )
+    n_ff = keys.count("feed_forward_length")
+    shared = "expert_shared_feed_forward_length"
+    return Experts(
+        count=count,
+        used=used,
+        n_ff=keys.count("expert_feed_forward_length", n_ff),
+        n_ff_shared=keys.count(shared, n_ff) if wiring.mixture.shared else 0,
+    )
 
 
 def _cap(keys: _Keys, key: str, default: float | None) -> float:

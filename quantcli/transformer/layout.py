@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from quantcli.architectures import wiring as tables
 from quantcli.errors import BadInputError, UnsupportedError
 from quantcli.model import Model
 from quantcli.transformer.hyperparameters import Hyperparameters
@@ -84,7 +85,7 @@ def _block(sizes: Hyperparameters) -> Iterator[tuple[str, Shape]]:
         heads = (sizes.n_head, sizes.n_head_kv) if wiring.joint_qk_norm else (1, 1)
         yield "attn_q_norm.weight", (heads[0] * sizes.head_dim,)
         yield "attn_k_norm.weight", (heads[1] * sizes.head_dim,)
-    for name, shape in _linears(sizes).items():
+    for name, shape in (_linears(sizes) | _stacks(sizes)).items():
         yield f"{name}.weight", shape
 
 
@@ -110,4 +111,26 @@ def _linears(sizes: Hyperparameters) -> dict[str, Shape]:
         "ffn_up": (sizes.n_ff * (2 if fused_gate(sizes) else 1), sizes.n_embd),
         "ffn_down": (sizes.n_embd, sizes.n_ff),
     }
-    return {name: shapes[name] for site in sizes.wiring.sites.values() for name in site}
+    sites = dict(sizes.wiring.sites)
+    if sizes.experts is not None:
+        del sites["ffn"], sites["ffn_down"]
+    return {name: shapes[name] for site in sites.values() for name in site}
+
+
+def _stacks(sizes: Hyperparameters) -> dict[str, Shape]:
+    """What a mixture of experts has in place of an mlp."""
+    experts = sizes.experts
+    if experts is None:
+        return {}
+    inner, outer = (experts.n_ff, sizes.n_embd), (sizes.n_embd, experts.n_ff)
+    shapes: dict[str, Shape] = {
+        tables.ROUTER: (experts.count, sizes.n_embd),
+        "ffn_gate_exps": (experts.count, *inner),
+        "ffn_up_exps": (experts.count, *inner),
+        "ffn_down_exps": (experts.count, *outer),
+    }
+    if experts.n_ff_shared:
+        inner = (experts.n_ff_shared, sizes.n_embd)
+        shapes |= dict(zip(tables.SHARED, ((1, sizes.n_embd), inner, inner), strict=True))
+        shapes[tables.SHARED_DOWN] = inner[::-1]
+    return shapes

@@ -167,7 +167,8 @@ class Transformer:
         """A block's tensors in float32 by name."""
         prefix = f"blk.{number}."
         names = [name for name in self._model.shapes if name.startswith(prefix)]
-        return dict(zip(names, pool.map(self._model.rows, names), strict=True))
+        found = zip(names, pool.map(self._model.rows, names), strict=True)
+        return {name: w.reshape(self._model.shapes[name]) for name, w in found}
 
     def normalize(
         self, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None

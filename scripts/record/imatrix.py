@@ -12,6 +12,7 @@ import argparse
 import ctypes
 import json
 import runpy
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +26,7 @@ from quantcli.calibration import read_text
 from quantcli.planning import Job
 
 ROOT = Path(__file__).parents[2]
+sys.path.append(str(ROOT / "scripts"))  # where `quality` finds what it imports
 F32 = 0
 NO_FLASH_ATTENTION = 0
 
@@ -51,7 +53,8 @@ def main() -> None:
         "context": args.context,
         "windows": windows.tolist(),
         "weights": sorted(collector.sums),
-        "counts": sorted(set(collector.counts.values())),
+        "counts": sorted({int(c[0]) for c in collector.counts.values() if len(c) == 1}),
+        "experts": {n: c.tolist() for n, c in sorted(collector.counts.items()) if len(c) > 1},
         "sums": shared(collector.sums),
     }
     args.output.write_text(json.dumps(record, separators=(",", ":")) + "\n")
@@ -104,12 +107,15 @@ def run(runtime: Any, window: np.ndarray) -> None:
 
 
 def shared(sums: dict[str, np.ndarray]) -> dict[str, list[float]]:
-    """One entry for weights with the same sums, the first by name, to seven digits."""
+    """One entry for weights with the same sums, the first by name, to seven digits.
+
+    Those of experts follow each other.
+    """
     found: dict[bytes, str] = {}
     for name in sorted(sums):
         if not name.startswith("output."):
             found.setdefault(sums[name].tobytes(), name)
-    return {name: [float(f"{x:.7g}") for x in sums[name]] for name in found.values()}
+    return {name: [float(f"{x:.7g}") for x in sums[name].flat] for name in found.values()}
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ BLOCK_TENSORS = {
     "gemma3": ["attn_norm", *ATTENTION, "attn_q_norm", "post_attention_norm", "ffn_norm", *FFN],
     "phi3": ["attn_norm", "attn_qkv", "attn_output", "ffn_norm", "ffn_up", "ffn_down"],
     "moe": ["attn_norm", *ATTENTION, "ffn_norm", "ffn_gate_inp", *EXPERTS],
+    "shared": ["ffn_gate_inp_shexp", "ffn_gate_shexp", "ffn_up_shexp", "ffn_down_shexp"],
 }
 
 
@@ -61,13 +62,16 @@ def model(arch, blocks, heads, kv_heads, *, tied=False, embd=256, ff=512, expert
     if experts:
         metadata |= {f"{arch}.expert_count": experts, f"{arch}.expert_used_count": 2}
     tensors = [["token_embd.weight", [3, embd], "F16"]]
-    for part in BLOCK_TENSORS["moe" if experts else arch]:
+    parts = BLOCK_TENSORS["moe" if experts else arch]
+    for part in parts + (BLOCK_TENSORS["shared"] if arch == "qwen2moe" else []):
         row = ff if "ffn_down" in part else embd
         name = f"blk.{{}}.{part}" + ("" if part.endswith("bias") else ".weight")
         if part.endswith(("norm", "bias")):
             tensors.append([name, [row], "F32"])
         elif part == "ffn_gate_inp":
             tensors.append([name, [experts, row], "F32"])
+        elif part == "ffn_gate_inp_shexp":
+            tensors.append([name, [1, row], "F32"])
         else:
             shape = [experts, 2, row] if part.endswith("_exps") else [2, row]
             tensors.append([name, shape, "F16"])
@@ -103,6 +107,9 @@ MODELS = {
     "moe-12-8-experts-gqa4": model("llama", 12, 8, 2, experts=8),
     "moe-16-4-experts": model("llama", 16, 4, 4, experts=4),
     "moe-80-8-experts-gqa8": model("llama", 80, 64, 8, experts=8),
+    "qwen3moe-12-16-experts-gqa8": model("qwen3moe", 12, 32, 4, experts=16),
+    "qwen2moe-9-8-experts": model("qwen2moe", 9, 4, 4, experts=8),
+    "qwen2moe-14-6-experts": model("qwen2moe", 14, 4, 4, experts=6),
 }
 
 # Special names that llama-quantize leaves as they are, whatever their shape.
@@ -125,7 +132,7 @@ MODELS["llama-4-odd-names"]["tensors"] += [
 
 OPTION_MODELS = (
     "llama-8-gqa4", "llama-12-gqa8-tied", "llama-80-gqa8", "qwen2-12-embd-288-tied",
-    "llama-8-down-100", "moe-16-4-experts", "llama-4-odd-names",
+    "llama-8-down-100", "moe-16-4-experts", "llama-4-odd-names", "qwen2moe-14-6-experts",
 )  # fmt: skip
 OPTIONS = [
     *({"file_type": t, "imatrix": True} for t in ("Q4_0", "Q5_0", "Q4_1", "Q4_K_M", "Q2_K")),
