@@ -141,10 +141,17 @@ def opened(folder: Path, case: Case, packed: Packed) -> Checkpoint:
     return open_checkpoint(str(write_parts(folder, case.settings, packed.parts)))
 
 
-def write_pair(root: Path, case: Case, shards: int = 1) -> tuple[Path, Path]:
-    """A tiny Llama whose linears are packed, and the same with their values as F32."""
+def write_pair(
+    root: Path,
+    case: Case,
+    shards: int = 1,
+    *,
+    model: tuple[str, str] = ("llama", "gqa"),
+    **changes: Any,
+) -> tuple[Path, Path]:
+    """A tiny model whose linears are packed, and the same with their values as F32."""
     random = np.random.default_rng(7)
-    plain = build(root / "plain" / "tiny", "llama", "gqa", **SMALL)
+    plain = build(root / "plain" / "tiny", *model, **SMALL, **changes)
     stored = read_stored(plain / "model.safetensors")
     values: Stored = {}
     parts: Stored = {}
@@ -158,7 +165,7 @@ def write_pair(root: Path, case: Case, shards: int = 1) -> tuple[Path, Path]:
         parts |= {stem + suffix: part for suffix, part in packed.parts.items()}
     write_safetensors(plain / "model.safetensors", values)
     folder = root / "packed" / "tiny"
-    build(folder, "llama", "gqa", **SMALL)
+    build(folder, *model, **SMALL, **changes)
     config = json.loads((folder / "config.json").read_text())
     config["quantization_config"] = case.settings
     (folder / "config.json").write_text(json.dumps(config))

@@ -97,6 +97,11 @@ def plan_adapter(job: Job, progress: Progress | None = None) -> AdapterPlan:
             f"{adapter.id}: replaces {min(adapter.replaced)!r} as a whole, which a GGUF adapter"
             " cannot: merge it, without --lora-only"
         )
+    if experts := adapter.updates.keys() & {name for o in origins for name in o.stack}:
+        raise UnsupportedError(
+            f"{adapter.id}: changes {min(experts)!r}, one of several experts, which a GGUF adapter"
+            " here cannot: merge it, without --lora-only"
+        )
     factors = list(_factors(adapter, origins))
     updated = sum(math.prod(base.tensors[name].shape) for name in adapter.updates)
     general, warnings = adapter_metadata(adapter, updated)

@@ -45,7 +45,7 @@ def check_places(adapters: Sequence[Adapter], origins: Sequence[OutputTensor]) -
     Raises:
         UnsupportedError: naming the adapter and the tensor.
     """
-    places = {origin.source: origin for origin in origins if origin.source is not None}
+    places = {name for origin in origins for name in origin.sources}
     shared = {name for o in origins if o.must_equal for name in (o.source, o.must_equal)}
     if not any(origin.name == "output.weight" for origin in origins):
         shared |= {o.source for o in origins if o.name == "token_embd.weight"}
