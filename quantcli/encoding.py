@@ -46,7 +46,6 @@ def quantize(
     def account(piece: Piece, done: list[Done]) -> None:
         for cost, (_, part) in zip(costs, done, strict=True):
             cost[piece.index] += part
-        progress.advance(4 * done[0][1].weights)
 
     progress.start("Quantizing", sum(4 * t.weights for t in plan.files[0].tensors))
     job, source = _job(plan, writers), plan.checkpoint.stream
@@ -59,6 +58,7 @@ def quantize(
                     for writer, (run, _) in zip(writers, done, strict=True):
                         writer.add(piece.name, run)
                     read.add(piece)
+                    progress.advance(4 * done[0][1].weights)
     else:
         runs: list[list[list[Run]]] = [[[] for _ in plan.origins] for _ in plan.files]
         encode = RoundSent(job, source.rows)
@@ -67,6 +67,7 @@ def quantize(
                 account(sent.piece, done)
                 for kept, (run, _) in zip(runs, done, strict=True):
                     kept[sent.piece.index].append(run)
+                progress.advance(4 * done[0][1].weights)
         # Tensors came in the source's order; the output's files take note of them in theirs.
         for writer, per_tensor in zip(writers, runs, strict=True):
             for origin, kept_runs in zip(plan.origins, per_tensor, strict=True):

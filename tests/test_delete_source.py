@@ -18,6 +18,7 @@ import quantcli
 from quantcli import encoding
 from quantcli.checkpoint import open_checkpoint
 from quantcli.errors import AccessError, BadInputError, UsageError
+from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.planning import make_plan
 
 pytest_plugins = ["hub_fixtures"]
@@ -93,7 +94,7 @@ def test_shards_vanish_one_by_one(
     assert sorted({len(left) for left in seen}) == list(range(COUNT + 1))
     total = sum((source / name).stat().st_size for name in SHARDS)
     if not processes:  # in which the demo as a whole is in flight
-        assert max(together) < total + 2 * encoding.PIECES_SENT * encoding.PIECE_WEIGHTS
+        assert max(together) < total + 2 * encoding.PIECES_SENT * PIECE_WEIGHTS
     assert blobs(cache) == 0
     assert done.warnings == []
     again = quantcli.convert(job(tmp_path))
