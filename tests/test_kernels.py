@@ -12,7 +12,14 @@ from quantcli.kernels.codebook import Codebook
 
 F32 = np.float32
 RNG = np.random.default_rng(20)
+START = RNG.bit_generator.state
 EIGHT = symmetric.Integers(-8, 7)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """Every test draws the same numbers, whichever ran before it in its process."""
+    RNG.bit_generator.state = START
 
 
 def lanes(*values: float) -> np.ndarray:

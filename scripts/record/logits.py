@@ -14,6 +14,7 @@ import json
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch  # type: ignore[import-not-found, unused-ignore]
@@ -45,13 +46,19 @@ def main() -> None:
         print(family, variant)
     for file, arrays in files.items():
         np.savez_compressed(target / file, **arrays)  # type: ignore[arg-type, unused-ignore]
-    about = {
-        "made_by": "scripts/record/logits.py",
-        "kept_tokens": KEPT,
-        "compute": "transformers, float32, CPU, attn_implementation=eager",
-        "versions": {package: importlib.metadata.version(package) for package in PACKAGES},
-    }
-    (target / "logits.json").write_text(json.dumps(about, indent=2) + "\n")
+    path = target / "logits.json"
+    about: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    if named:  # the other records stay as they were made
+        about.setdefault("own_versions", {}).update(dict.fromkeys(named, versions))
+    else:
+        about |= {
+            "made_by": "scripts/record/logits.py",
+            "kept_tokens": KEPT,
+            "compute": "transformers, float32, CPU, attn_implementation=eager",
+            "versions": versions,
+        }
+    path.write_text(json.dumps(about, indent=2) + "\n")
 
 
 def record(folder: Path) -> dict[str, np.ndarray]:
