@@ -107,7 +107,7 @@ def test_killed_workers_are_replaced(zoo: Zoo, finished: Zoo, tmp_path: Path) ->
         deaths = 0
         while process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(timeout=draw.uniform(2.0, 5.0))
+                process.wait(timeout=draw.uniform(1.5, 3.5))
                 break
             victim = draw.randrange(len(found.workers))
             found.workers[victim].kill()
@@ -117,7 +117,7 @@ def test_killed_workers_are_replaced(zoo: Zoo, finished: Zoo, tmp_path: Path) ->
             deaths += 1
         _, err = process.communicate(timeout=120)
     assert process.returncode in (0, 10), err
-    assert deaths >= 2
+    assert deaths >= 1
     assert set(zoo.digests().items()) <= set(finished.digests().items())
     assert zoo.run().code == 0
     assert zoo.digests() == finished.digests()
