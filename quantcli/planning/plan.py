@@ -110,9 +110,10 @@ class Plan:
 
     @property
     def experts_used(self) -> int:
-        """How many experts a token sees, 0 without."""
+        """How many experts a token sees at most, 0 without."""
         metadata = self.files[0].metadata
-        return int(metadata.get(f"{metadata['general.architecture']}.expert_used_count", 0))
+        used = metadata.get(f"{metadata['general.architecture']}.expert_used_count", 0)
+        return int(np.max(used))  # some files have a number for each block
 
     @property
     def weights(self) -> int:
