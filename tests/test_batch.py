@@ -72,6 +72,7 @@ def test_a_finished_batch_does_nothing_again(finished: Zoo) -> None:
     assert (finished.begun(), finished.digests()) == (begun, files)
 
 
+@pytest.mark.slow
 def test_only_what_is_missing_or_damaged_is_made_again(finished: Zoo, zoo: Zoo) -> None:
     assert zoo.run().code == 0
     assert zoo.digests() == finished.digests()
@@ -104,6 +105,7 @@ def test_a_broken_model_among_good_ones(zoo: Zoo, finished: Zoo) -> None:
     assert zoo.digests() == finished.digests()
 
 
+@pytest.mark.slow
 def test_a_model_that_kills_its_process(zoo: Zoo, finished: Zoo) -> None:
     with killing_writers_of(zoo.shelf / "llama") as killed:
         ran = zoo.run()
@@ -133,6 +135,7 @@ def test_an_output_that_was_there_before_stays(zoo: Zoo, finished: Zoo) -> None:
     assert zoo.digests() == finished.digests()
 
 
+@pytest.mark.slow
 def test_fail_fast(zoo: Zoo) -> None:
     zoo.damage("llama")
     ran = zoo.run("--fail-fast", "--threads", "1")
@@ -150,6 +153,7 @@ def test_only(zoo: Zoo) -> None:
     assert (ran.code, len(ran.errors)) == (2, 1)
 
 
+@pytest.mark.slow
 def test_shards_make_the_same_shelf(zoo: Zoo, finished: Zoo) -> None:
     parts = [zoo.start("--shard", f"{i}/2") for i in (1, 2)]
     for part in parts:

@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import pytest
 from conftest import DEMO
 from hub_client import environment
 from hub_server import Fault, HubServer
@@ -67,6 +68,7 @@ def test_dry_run_knows_the_download(tmp_path: Path) -> None:
     assert totals["disk_bytes"] == totals["download_bytes"] + totals["output_bytes"]
 
 
+@pytest.mark.slow
 def test_sources_are_deleted_after_the_last_job_that_reads_them(tmp_path: Path) -> None:
     zoo = hub_zoo(tmp_path)
     with HubServer({"org/demo": DEMO}) as hub:
@@ -82,6 +84,7 @@ def test_sources_are_deleted_after_the_last_job_that_reads_them(tmp_path: Path) 
     assert zoo.digests() == files
 
 
+@pytest.mark.slow
 def test_a_damaged_download_is_fetched_again(tmp_path: Path) -> None:
     zoo = hub_zoo(tmp_path)
     fault = Fault("model.safetensors", corrupt=True, times=4)  # three of them are headers, by Range
@@ -92,6 +95,7 @@ def test_a_damaged_download_is_fetched_again(tmp_path: Path) -> None:
     assert "damaged" in ran.err
 
 
+@pytest.mark.slow
 def test_all_jobs_share_one_rate(tmp_path: Path) -> None:
     zoo = hub_zoo(tmp_path)
     with HubServer({"org/demo": DEMO}) as hub:
@@ -132,6 +136,7 @@ def test_what_met_its_gate_is_published_once(tmp_path: Path) -> None:
     assert TOKEN not in (zoo.shelf / "ledger.jsonl").read_text()
 
 
+@pytest.mark.slow
 def test_what_missed_its_gate_is_not_published(tmp_path: Path) -> None:
     zoo = publishing(tmp_path, "gate = { max_kld = 0.000001 }\nupload = 'me/x'\n")
     with UploadHub(repos={"org/demo": DEMO}) as hub:
@@ -141,6 +146,7 @@ def test_what_missed_its_gate_is_not_published(tmp_path: Path) -> None:
     assert zoo.statuses() == {"demo": ("failed", 8)}
 
 
+@pytest.mark.slow
 def test_an_upload_that_is_refused_is_a_failure_and_tried_again_when_asked(tmp_path: Path) -> None:
     zoo = hub_zoo(tmp_path, MANIFEST + "upload = 'me/x'\n")
     fault = Fault("/api/repos/create", method="POST", status=403, times=1)

@@ -157,6 +157,7 @@ def test_every_family_converts(tmp_path: Path, family: str, variant: str, method
     assert better < worse if METHODS[method].compensates else better <= worse
 
 
+@pytest.mark.slow
 def test_same_bytes_for_any_threads_and_company(
     tmp_path: Path, demo: Path, halves: tuple[Path, Path]
 ) -> None:
