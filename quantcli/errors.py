@@ -69,14 +69,25 @@ def explain(error: BaseException) -> tuple[int, str]:
     """The exit code of any failure, and the line to print about it."""
     if isinstance(error, QuantcliError):
         return error.exit_code, _one_line(str(error))
-    if isinstance(error, KeyboardInterrupt):
-        return 130, "interrupted; no unfinished file is left"
+    if (signal := _signalled(error)) is not None:
+        return signal, "interrupted; no unfinished file is left"
     if isinstance(error, MemoryError):
         return ResourceError.exit_code, "out of memory; use fewer --threads"
     return 1, _one_line(
         f"this is a bug in quantcli: {type(error).__name__}: {error} "
         "(QUANTCLI_DEBUG=1 shows the traceback)"
     )
+
+
+def _signalled(error: BaseException | None) -> int | None:
+    """The exit code of the interruption behind an error: Python wraps one that strikes a class."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return 130
+        if isinstance(error, SystemExit) and isinstance(error.code, int):
+            return error.code
+        error = error.__cause__
+    return None
 
 
 def _one_line(text: str) -> str:
