@@ -5,7 +5,7 @@ from typing import Any
 from quantcli.batch.board import Board
 from quantcli.batch.preflight import Planned
 from quantcli.batch.run import Batch, planned_jobs
-from quantcli.batch.summary import SCHEMA_VERSION
+from quantcli.report.as_json import SCHEMA_VERSION
 
 
 def dry_run_document(batch: Batch, board: Board) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from quantcli.batch.expand import BatchJob
 from quantcli.batch.ledger import FAILED, FINISHED, Ledger
 from quantcli.batch.retries import INTEGRITY
 from quantcli.batch.task import Upload, misses
+from quantcli.report.as_json import SCHEMA_VERSION
 
-SCHEMA_VERSION = 1
 DONE, FAILED_JOB, SKIPPED = "done", "failed", "skipped"
 
 
