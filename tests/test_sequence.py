@@ -139,7 +139,7 @@ def runs() -> Iterator[Any]:
             yield pytest.param(*key, method, marks=slow_twin(key) if fast else SLOW)
 
 
-@pytest.mark.parametrize(("family", "variant", "method"), runs())
+@pytest.mark.parametrize(("family", "variant", "method"), list(runs()))
 def test_every_family_converts(tmp_path: Path, family: str, variant: str, method: str) -> None:
     source = build(tmp_path / "source", family, variant)
     model = open_model(str(source))
