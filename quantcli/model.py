@@ -4,7 +4,7 @@ A checkpoint seen through its family, or a GGUF file decoded; values are read wh
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -70,6 +70,8 @@ class CheckpointModel:
             return self._stacked(origin, rows)
         if origin.source is None:
             raise RuntimeError(f"{name!r} has neither source nor data")
+        if origin.turned:
+            return self._turned(origin, rows)
         if origin.rows is None:
             w = self._checkpoint.float32(origin.source, rows)
         else:
@@ -83,18 +85,19 @@ class CheckpointModel:
 
     def _stacked(self, origin: OutputTensor, rows: Rows) -> np.ndarray:
         """Rows of a stack, read in runs of one matrix."""
-        total, n = matrix_shape(origin.shape)
-        numbers = np.arange(total)[slice(None) if rows is None else rows]
-        found = np.empty((len(numbers), n), np.float32)
-        step, height = max(1, RUN_WEIGHTS // n), origin.shape[1]
-        start = 0
-        while start < len(numbers):
-            matrix = numbers[start] // height
-            run = numbers[start : start + step] - matrix * height
-            other = (run < 0) | (run >= height)
-            run = run[: other.argmax()] if other.any() else run
-            found[start : start + len(run)] = self._checkpoint.float32(origin.stack[matrix], run)
-            start += len(run)
+        numbers, found = _asked(origin.shape, rows)
+        for here, matrix, run in _runs(numbers, origin.shape[1], RUN_WEIGHTS // found.shape[1]):
+            found[here] = self._checkpoint.float32(origin.stack[matrix], run)
+        return found
+
+    def _turned(self, origin: OutputTensor, rows: Rows) -> np.ndarray:
+        """Rows of matrices that the checkpoint has as columns: whole ones are read."""
+        if origin.source is None or origin.rows is None:
+            raise RuntimeError(f"{origin.name!r} has no rows to turn")
+        numbers, found = _asked(origin.shape, rows)
+        columns = origin.rows.reshape(origin.shape[0], -1)
+        for here, matrix, run in _runs(numbers, origin.shape[1], len(numbers)):
+            found[here] = self._checkpoint.float32(origin.source, columns[matrix]).T[run]
         return found
 
 
@@ -152,6 +155,25 @@ def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:
 def stacked(shape: tuple[int, ...]) -> int:
     """How many matrices a tensor holds."""
     return math.prod(shape[:-2])
+
+
+def _asked(shape: tuple[int, ...], rows: Rows) -> tuple[np.ndarray, np.ndarray]:
+    """Numbers of rows of a stack, and room for their values."""
+    total, n = matrix_shape(shape)
+    numbers = np.arange(total)[slice(None) if rows is None else rows]
+    return numbers, np.empty((len(numbers), n), np.float32)
+
+
+def _runs(numbers: np.ndarray, height: int, most: int) -> Iterator[tuple[slice, int, np.ndarray]]:
+    """Runs of one matrix, of at most `most` rows: (where in numbers, matrix, its rows)."""
+    start = 0
+    while start < len(numbers):
+        matrix = numbers[start] // height
+        run = numbers[start : start + max(1, most)] - matrix * height
+        other = (run < 0) | (run >= height)
+        run = run[: other.argmax()] if other.any() else run
+        yield slice(start, start + len(run)), matrix, run
+        start += len(run)
 
 
 def _get(tensors: Mapping[str, Any], name: str, where: str) -> Any:

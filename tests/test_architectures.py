@@ -121,6 +121,8 @@ def test_bytes_equal_the_converter(tiny: Tiny) -> None:
             values = tiny.arrays[output.source]
             values = values if output.rows is None else values[output.rows]
             values = values + np.float32(output.add)
+            if output.turned:
+                values = values.reshape(output.shape[0], output.shape[2], -1).swapaxes(1, 2)
         elif output.stack:
             values = np.stack([tiny.arrays[name] for name in output.stack])
         assert values is not None

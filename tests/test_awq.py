@@ -9,12 +9,12 @@ import pytest
 from tiny_models import VARIANTS, build, describe
 
 from quantcli.architectures import find, supported
+from quantcli.architectures.wiring import MLP
 from quantcli.methods import awq
 from quantcli.methods.awq import Fold
 from quantcli.model import Model, open_model
 from quantcli.tensor_types import TensorType, get
 from quantcli.transformer import Site, Transformer
-from quantcli.transformer.block import MLP
 from quantcli.transformer.hyperparameters import Hyperparameters, read_hyperparameters
 from quantcli.transformer.rounding import round_like_llama_cpp
 
@@ -86,7 +86,7 @@ def test_folds_keep_the_logits(tmp_path: Path, family: str, variant: str) -> Non
     sizes = Transformer(model).sizes
     left = MLP if sizes.experts is not None else ()
     folds = [short for short in sizes.wiring.folds if short not in left]
-    sites = [site for site in Transformer(model).sites if site.name.split(".")[-1] in folds]
+    sites = [site for site in Transformer(model).sites if site.name.split(".")[2] in folds]
     assert sites
     assert {name for site in sites for name in site.weights} <= changed
     assert ("token_embd.weight" in changed, "output.weight" in changed) == (False, not model.tied)
@@ -127,6 +127,7 @@ LEFT_OUT = {
     "gpt_neox": ["ffn_down"],
     "nemotron": ["ffn_down"],
     "olmo3": ["attn", "ffn"],
+    "deepseek2": ["attn_v_b"],  # latent vectors, in which keys are compared, too
 }
 
 
@@ -140,14 +141,20 @@ def test_every_family_has_an_odd_variant() -> None:
 @pytest.mark.parametrize("family", [name for name, variant in VARIANTS if variant == "odd"])
 def test_every_input_is_folded_or_said(tmp_path: Path, family: str) -> None:
     sizes = Loaded.of(open_model(str(build(tmp_path / "source", family, "odd")))).sizes
-    shorts = [fold.site.name.removeprefix("blk.0.") for fold in awq.block_folds(sizes, 0)]
+    last = sizes.n_block - 1  # the first may have no experts although others have
+    folds = [fold.site.name.split(".")[2] for fold in awq.block_folds(sizes, last)]
+    shorts = list(dict.fromkeys(folds))  # one of each head
     if sizes.experts is not None:
-        assert shorts == ["attn", "attn_output"]
+        expected = [s for s in sizes.sites if s not in (*LEFT_OUT.get(family, []), *MLP)]
+        assert shorts == expected
+        assert [site for site in dict(awq.left_out(sizes, tied=False)) if site not in MLP] == (
+            LEFT_OUT.get(family, [])
+        )
         said = dict(awq.left_out(sizes, tied=False))
         assert ["experts" in said[short] for short in ("ffn", "ffn_down")] == [True, True]
         return
     expected = LEFT_OUT.get(family, [])
-    assert shorts == [short for short in sizes.wiring.sites if short not in expected]
+    assert shorts == [short for short in sizes.sites if short not in expected]
     assert [site for site, _ in awq.left_out(sizes, tied=False)] == expected
     site, reason = awq.left_out(sizes, tied=True)[-1]
     assert (site, "embedding" in reason) == ("output", True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tiny_latent
 from conftest import Call
 from slow_twins import slow_twin
 from test_convert import sha256s
@@ -56,7 +57,10 @@ def test_moments_are_those_of_float64(n: int, monkeypatch: pytest.MonkeyPatch) -
     np.testing.assert_allclose(c, (other - exact).T @ exact / 333, atol=1e-5)
 
 
-@pytest.mark.parametrize(("family", "variant"), [v for v in VARIANTS if v not in MIXTURES])
+@pytest.mark.parametrize(
+    ("family", "variant"),
+    [v for v in VARIANTS if v not in MIXTURES and v not in tiny_latent.VARIANTS],
+)
 def test_a_stream_walks_through_the_model(tmp_path: Path, family: str, variant: str) -> None:
     model = open_model(str(build(tmp_path / "source", family, variant)))
     run = Transformer(model)

@@ -43,6 +43,8 @@ def test_logits_equal_transformers(tmp_path: Path, family: str, variant: str) ->
     assert recorded_error(build(tmp_path / "source", family, variant), family, variant) < TOLERANCE
 
 
+DEEPSEEK = Mixture(normalized=False, shared=True, shared_gate=False, scaled=True)
+
 MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", "gqa", {"rope": "neox"}),
     ("qwen3", "tied", {"rope": "norm"}),
@@ -78,6 +80,9 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("olmo3", "yarn", {"global_every": 0}),
     ("qwen3moe", "eight", {"mixture": Mixture(normalized=False)}),
     ("qwen2moe", "shared", {"mixture": Mixture(normalized=True, shared=True)}),
+    ("deepseek2", "queries", {"rope": "neox"}),
+    ("deepseek2", "queries", {"mixture": replace(DEEPSEEK, normalized=True)}),
+    ("deepseek2", "queries", {"mixture": replace(DEEPSEEK, scaled=False)}),
 ]
 
 

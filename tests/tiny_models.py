@@ -13,6 +13,7 @@ from zlib import crc32
 
 import numpy as np
 import tiny_dense
+import tiny_latent
 from tiny_tokenizers import VOCAB_SIZE, write_tokenizer
 
 Shapes = dict[str, tuple[int, ...]]
@@ -230,8 +231,9 @@ VARIANTS: dict[tuple[str, str], Variant] = {
     ("gemma3", "multimodal"): Variant({"num_hidden_layers": 2}, "gemma", shards=2, multimodal=True),
 }
 
-_FAMILIES |= tiny_dense.FAMILIES
-VARIANTS |= {name: Variant(*given) for name, given in tiny_dense.VARIANTS.items()}
+for more in (tiny_dense, tiny_latent):
+    _FAMILIES |= more.FAMILIES
+    VARIANTS |= {name: Variant(*given) for name, given in more.VARIANTS.items()}
 MIXTURES = [key for key in VARIANTS if key[0] in _EXPERTS]
 
 
@@ -265,8 +267,9 @@ def describe(family: str, variant: str, **changes: Any) -> tuple[dict[str, Any],
 
 
 def _shapes(family: str, config: dict[str, Any]) -> Shapes:
-    if family in tiny_dense.FAMILIES:
-        return tiny_dense.shapes_of(family, config)
+    for more in (tiny_dense, tiny_latent):
+        if family in more.FAMILIES:
+            return more.shapes_of(family, config)
     hidden = config["hidden_size"]
     heads = config["num_attention_heads"]
     groups = config.get("num_key_value_heads") or heads

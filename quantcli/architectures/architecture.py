@@ -59,10 +59,11 @@ class Architecture:
     """One model family.
 
     classes: Hugging Face class names; gguf: general.architecture; parameters, constants, computed:
-    "<arch>.*" keys, from one config key each, with fixed values, made of several; block: the
-    tensors of each block; defaults: of the configuration class; aliases: another name that a config
-    key may have, by that key; head: None if the runtime reads the embedding instead, whatever the
-    file holds; accepts: the only values of a config key that llama.cpp computes (absent is fine);
+    "<arch>.*" keys, from one config key each, with fixed values, made of several (None: no key);
+    block: the tensors of each block; defaults: of the configuration class; aliases: another name
+    that a config key may have, by that key; head: None if the runtime reads the embedding instead,
+    whatever the file holds; accepts: the only values of a config key that llama.cpp computes
+    (absent is fine);
     checks: what a table cannot say; ignores: parts of source names that stay out; tokenizer:
     constant tokenizer.* keys; wiring: of the forward pass, where there is one.
     """
@@ -99,7 +100,8 @@ class Architecture:
             if value is not None:
                 keys[f"{self.gguf}.{parameter.key}"] = value
         keys |= {f"{self.gguf}.{key}": value for key, value in self.constants.items()}
-        keys |= {f"{self.gguf}.{key}": make(checked) for key, make in self.computed.items()}
+        made = {f"{self.gguf}.{key}": make(checked) for key, make in self.computed.items()}
+        keys |= {key: value for key, value in made.items() if value is not None}
         for key, value in self.rope.metadata(checked).items():
             keys[f"{self.gguf}.rope.{key}"] = value
         return keys

@@ -43,16 +43,18 @@ class Config:
         """The value as the file or the defaults have it, else None. Unchecked."""
         return self._values.get(key)
 
-    def count(self, key: str) -> int:
-        """A whole number from 1 to 2^32-1.
+    def count(self, key: str, least: int = 1) -> int:
+        """A whole number from 1 (or 0, the `least`) to 2^32-1.
 
         Raises BadInputError when the key is missing or its value is anything else.
         """
         if self.get(key) is None and key in _DERIVED:
             return self._derived(key, _DERIVED[key])
         value = self._required(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _UINT32_MAX:
-            raise bad(f"{key} = {show(value)}, expected a whole number above zero")
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if not whole or not least <= value <= _UINT32_MAX:
+            above = " above zero" if least else ""
+            raise bad(f"{key} = {show(value)}, expected a whole number{above}")
         return value
 
     def number(self, key: str) -> float:

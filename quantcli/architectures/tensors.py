@@ -24,7 +24,9 @@ class Tensor:
     number of heads whose rows change from rotate-half order to the adjacent pairs that ggml's
     rope turns; order: numbers of the source rows in their new order; add: added to every value
     (Gemma's norms multiply by 1 + weight); experts: the key with the number of experts, whose
-    matrices of that shape are stacked (their number is the second "{}" of `source`).
+    matrices of that shape are stacked (their number is the second "{}" of `source`); only: whether
+    a block of that number has it, None where all have; parts: what is made of it where the runtime
+    reads it in several tensors.
     """
 
     gguf: str
@@ -35,6 +37,8 @@ class Tensor:
     order: Callable[[Config], np.ndarray] | None = None
     add: float = 0.0
     experts: str = ""
+    only: Callable[[Config, int], bool] | None = None
+    parts: "Callable[[Config, OutputTensor], list[OutputTensor]] | None" = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +47,9 @@ class OutputTensor:
 
     Take `source` (or the generated float32 `data`, or the matrices `stack`, one on the other:
     `shape` is (matrices, rows, columns) then), reorder rows so that row i is source row
-    rows[i], add `add` in float32. `must_equal` names another source tensor that has to hold the
-    same bytes: llama.cpp reads this one where transformers reads the other.
+    rows[i], add `add` in float32. `turned`: of (matrices, rows, columns) too, where `rows` become
+    the columns of one matrix after the other. `must_equal` names another source tensor that has to
+    hold the same bytes: llama.cpp reads this one where transformers reads the other.
     """
 
     name: str
@@ -55,6 +60,7 @@ class OutputTensor:
     data: np.ndarray | None = None
     must_equal: str | None = None
     stack: tuple[str, ...] = ()
+    turned: bool = False
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -105,6 +111,8 @@ class SourceTensors:
 
         Raises BadInputError when one is missing or its shape disagrees with the config.
         """
+        if tensor.only and not tensor.only(self._config, block):
+            return []
         if tensor.experts:
             return [self._stack(tensor, block)]
         source, gguf = tensor.source.format(block), tensor.gguf.format(block)
@@ -112,7 +120,7 @@ class SourceTensors:
         if tensor.bias or (tensor.bias is None and self.has(f"{source}.bias")):
             bias = replace(tensor, add=0.0)
             taken.append(self._one(bias, f"{source}.bias", f"{gguf}.bias", tensor.shape[:1]))
-        return taken
+        return tensor.parts(self._config, taken[0]) if tensor.parts else taken
 
     def check_nothing_left(self, gguf: str) -> None:
         """Raises UnsupportedError naming the first tensor that nothing took."""

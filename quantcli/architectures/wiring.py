@@ -17,6 +17,10 @@ SITES = MappingProxyType(
     }
 )
 
+# The sites of the two halves of a block, each of which adds to the hidden states once.
+ATTENTION = ("attn", "attn_output")
+MLP = ("ffn", "ffn_down")
+
 # The same where one tensor holds the rows of several: q, k, v, and gate before up.
 FUSED_QKV = MappingProxyType({**SITES, "attn": ("attn_qkv",)})
 FUSED_GATE = MappingProxyType({**SITES, "ffn": ("ffn_up",)})
@@ -43,10 +47,49 @@ def folds_without(*sites: str, fused_qkv: bool = False) -> Mapping[str, str]:
     return MappingProxyType(kept)
 
 
+# Multi-head latent attention (MLA, arXiv 2405.04434), in place of "attn": queries and, for all
+# heads, one latent vector that keys and values are made of, and what turns of every key. Then each
+# head: what of its query does not turn goes into the latent's space, is compared there, and what
+# was mixed there comes back. Queries may come out of a latent vector of their own.
+LATENT = MappingProxyType(
+    {
+        "attn": ("attn_q", "attn_kv_a_mqa"),
+        "attn_k_b": ("attn_k_b",),
+        "attn_v_b": ("attn_v_b",),
+        "attn_output": ("attn_output",),
+    }
+)
+LATENT_QUERIES = MappingProxyType(
+    {
+        "attn": ("attn_q_a", "attn_kv_a_mqa"),
+        "attn_q_b": ("attn_q_b",),
+        "attn_k_b": ("attn_k_b",),
+        "attn_v_b": ("attn_v_b",),
+        "attn_output": ("attn_output",),
+    }
+)
+PER_HEAD = ("attn_k_b", "attn_v_b")
+QUERY_NORM, LATENT_NORM = "attn_q_a_norm", "attn_kv_a_norm"
+
+# The input of attn_v_b has no fold: the norm before it is what keys are compared in, too.
+LATENT_FOLDS = MappingProxyType(
+    {
+        "attn": "attn_norm",
+        "attn_q_b": QUERY_NORM,
+        "attn_k_b": "attn_q",
+        "attn_output": "attn_v_b",
+        "ffn": "ffn_norm",
+        "ffn_down": "ffn_up",
+        "output": "output_norm",
+    }
+)
+
+
 # The same of a mixture of experts, in place of "ffn" and "ffn_down": what the input of every token
 # meets; of each expert what those of its own tokens meet; the second half of an expert for all.
 ROUTER = "ffn_gate_inp"
-SHARED = ("ffn_gate_inp_shexp", "ffn_gate_shexp", "ffn_up_shexp")
+SHARED_GATE = "ffn_gate_inp_shexp"
+SHARED = ("ffn_gate_shexp", "ffn_up_shexp")
 EXPERT = MappingProxyType(
     {"ffn_exps": ("ffn_gate_exps", "ffn_up_exps"), "ffn_down_exps": ("ffn_down_exps",)}
 )
@@ -58,11 +101,14 @@ class Mixture:
     """A mixture of experts: each token goes to those of the largest softmax probabilities.
 
     normalized: the weights of a token's experts are scaled so that their sum is 1; shared: one more
-    expert sees all tokens, times the sigmoid of a linear of its own.
+    expert sees all tokens; shared_gate: times the sigmoid of a linear of its own; scaled: the file
+    may say a factor of the weights.
     """
 
     normalized: bool
     shared: bool = False
+    shared_gate: bool = True
+    scaled: bool = False
 
 
 @dataclass(frozen=True)
@@ -86,7 +132,8 @@ class Wiring:
     others a window (0: all see all); window: its length unless the file says; local_rope: sliding
     blocks rotate unscaled, with a base of their own; local_base: that base unless the file says,
     None: that of the other blocks; attention_cap, logit_cap: soft caps unless the file says, 0
-    none, None never; mixture: of experts in place of the mlp, if the file has some.
+    none, None never; mixture: of experts in place of the mlp, if the file has some; latent: keys
+    and values are made of a latent vector, see LATENT.
     """
 
     rope: str
@@ -114,3 +161,4 @@ class Wiring:
     attention_cap: float | None = None
     logit_cap: float | None = None
     mixture: Mixture | None = None
+    latent: bool = False

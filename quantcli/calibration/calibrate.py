@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from quantcli.architectures.wiring import PER_HEAD
 from quantcli.calibration.imatrix import Entry, Imatrix
 from quantcli.calibration.statistics import Statistics, Wanted
 from quantcli.calibration.text import Text, cut_windows
@@ -41,7 +42,7 @@ def calibrate(
         for weight in found.weights if found.squares is not None else ():
             entry = made.entries[weight]
             entry.sums[found.expert or 0] = found.squares
-            entry.counts[found.expert or 0] = found.count
+            entry.counts[(found.expert or 0) % len(entry.counts)] = found.count
     return made
 
 
@@ -65,12 +66,16 @@ def blank_imatrix(
 
 
 def _blank(model: Model, text: Text, chunks: int, context: int, name: str) -> Imatrix:
-    """One entry, of zeros, for each linear of the blocks, with one row for each of its experts."""
+    """One entry, of zeros, for each linear of the blocks, with one row for each of its experts.
+
+    All heads see all tokens, so that there is one count for those of a stack.
+    """
     entries: dict[str, Entry] = {}
     for site in Transformer(model).sites:
         for weight in site.weights:
             shape = model.shapes[weight]
             rows = stacked(shape)
             sums = np.zeros((rows, shape[-1]), np.float32)
-            entries.setdefault(weight, Entry(sums, np.zeros(rows, np.float32)))
+            counts = 1 if weight.split(".")[-2] in PER_HEAD else rows
+            entries.setdefault(weight, Entry(sums, np.zeros(counts, np.float32)))
     return Imatrix(entries, [text.name], chunks, context, name)

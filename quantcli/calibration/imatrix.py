@@ -42,6 +42,7 @@ _I32_MAX = 2**31 - 1
 class Entry:
     """Statistics of one weight: sums of x^2, f32[n_expert, n], over `counts` tokens, f32[n_expert].
 
+    Matrices of a stack that see all tokens have one count; their file's sums are in one row.
     The legacy format counts calls instead of tokens and has one row for all experts.
     """
 
@@ -128,7 +129,7 @@ def write_imatrix(
     for name, entry in sorted(imatrix.entries.items()):
         # ggml does not store trailing axes of length 1.
         one = len(entry.counts) == 1
-        tensors[f"{name}.in_sum2"] = entry.sums[0] if one else entry.sums
+        tensors[f"{name}.in_sum2"] = entry.sums.reshape(-1) if one else entry.sums
         tensors[f"{name}.counts"] = entry.counts if one else entry.counts[:, None]
     slots = [Slot(name, data.shape, _F32) for name, data in tensors.items()]
     with Writer(path, metadata, slots, force=force) as out:

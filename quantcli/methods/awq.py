@@ -6,13 +6,15 @@ inputs grow in their block and lose less of the rounding; the inputs get even, a
 llama.cpp rounds activations, which is most of what is lost at 6 bits.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from quantcli.architectures.wiring import MLP, PER_HEAD, QUERY_NORM
 from quantcli.tensor_types import TensorType
-from quantcli.transformer.block import MLP, Site, sites_of
+from quantcli.transformer.block import Site, matrix, sites_of
 from quantcli.transformer.hyperparameters import Hyperparameters
 from quantcli.transformer.layout import HEAD, fused_gate
 from quantcli.transformer.rounding import round_like_llama_cpp
@@ -51,12 +53,16 @@ class Scales:
 
 def block_folds(sizes: Hyperparameters, number: int) -> list[Fold]:
     """The folds of one block, in the order of its sites."""
-    folds = _possible(sizes)
-    return [
-        Fold(site, f"blk.{number}.{folds[short]}", _sources(sizes, folds[short]))
-        for short, site in sites_of(sizes, number).items()
-        if short in folds
-    ]
+    folds = _possible(sizes, number)
+    found = []
+    for short, site in sites_of(sizes, number).items():
+        short, _, head = short.partition(".")
+        if short in folds:
+            sources = _sources(sizes, folds[short])
+            if short in PER_HEAD:
+                sources = _of_head(sizes, int(head))
+            found.append(Fold(site, f"blk.{number}.{folds[short]}", sources))
+    return found
 
 
 def head_fold(sizes: Hyperparameters, *, tied: bool) -> Fold | None:
@@ -71,7 +77,7 @@ def left_out(sizes: Hyperparameters, *, tied: bool) -> list[tuple[str, str]]:
     """(site, reason) of every input that no fold scales; sites of blocks by their short names."""
     reasons = {
         short: "nothing before it can be divided by a scale without a change to the function"
-        for short in (*sizes.wiring.sites, "output")
+        for short in (*sizes.sites, "output")
         if short not in sizes.wiring.folds
     }
     if sizes.experts is not None:
@@ -81,27 +87,38 @@ def left_out(sizes: Hyperparameters, *, tied: bool) -> list[tuple[str, str]]:
     return list(reasons.items())
 
 
-def _possible(sizes: Hyperparameters) -> dict[str, str]:
-    left = MLP if sizes.experts is not None else ()
-    return {short: producer for short, producer in sizes.wiring.folds.items() if short not in left}
+def _possible(sizes: Hyperparameters, number: int) -> dict[str, str]:
+    left = MLP if sizes.experts_of(number) is not None else ()
+    folds = {short: producer for short, producer in sizes.wiring.folds.items() if short not in left}
+    if sizes.latent and sizes.latent.n_query:  # the last linear before a head's query
+        folds |= {short: "attn_q_b" for short, producer in folds.items() if producer == "attn_q"}
+    return folds
 
 
 def apply_fold(weights: dict[str, np.ndarray], fold: Fold, s: np.ndarray) -> None:
     """Replace the arrays of the linears and of what stands before them; s float32 [n]."""
     for name in fold.site.weights:
-        weights[name] = weights[name] * s
+        if fold.site.expert is None:
+            weights[name] = weights[name] * s
+        else:
+            weights[name] = weights[name].copy()
+            weights[name][fold.site.expert] *= s
     _divide_producer(weights, fold, s)
 
 
 def _divide_producer(weights: dict[str, np.ndarray], fold: Fold, s: np.ndarray) -> None:
     """Divide what stands before the linears, so that the function stays the same."""
-    shared = np.ones(len(weights[f"{fold.producer}.weight"]), np.float32)
+    producer = weights[f"{fold.producer}.weight"]
+    # Rows of a stack are numbered one matrix after the other.
+    n_rows = len(producer) if producer.ndim == 1 else math.prod(producer.shape[:-1])
+    shared = np.ones(n_rows, np.float32)
     shared[fold.sources] = s
     if not np.array_equal(shared[fold.sources], s):
         raise RuntimeError(f"{fold.site.name}: columns from one row of {fold.producer} differ in s")
     for name in (f"{fold.producer}.weight", f"{fold.producer}.bias"):
         if name in weights:
-            weights[name] = (weights[name].T / shared).T
+            by_row = weights[name].reshape(len(shared), -1) / shared[:, None]
+            weights[name] = by_row.reshape(weights[name].shape)
 
 
 def search(
@@ -122,7 +139,7 @@ def search(
     before GPTQ, else 1.
     Inputs that are always zero keep s = 1.
     """
-    rows = {name: _spread(weights[name]) for name in fold.site.weights}
+    rows = {name: _spread(matrix(weights, name, fold.site)) for name in fold.site.weights}
     found = {a: _scales(fold, np.diagonal(h), a) for a in EXPONENTS}
     losses = {
         a: sum(
@@ -145,7 +162,16 @@ def _sources(sizes: Hyperparameters, producer: str) -> np.ndarray:
         return np.repeat(rows, sizes.n_head // sizes.n_head_kv, axis=0).reshape(-1)
     if producer == "ffn_up":
         return np.arange(sizes.n_ff) + (sizes.n_ff if fused_gate(sizes) else 0)
+    if sizes.latent and producer == "attn_v_b":
+        return np.arange(sizes.n_head * sizes.latent.n_value)
+    if sizes.latent and producer == QUERY_NORM:
+        return np.arange(sizes.latent.n_query)
     return np.arange(sizes.n_embd)
+
+
+def _of_head(sizes: Hyperparameters, head: int) -> np.ndarray:
+    """The rows of a head's query that do not turn: they are what attn_k_b reads."""
+    return np.arange(sizes.latent.n_still if sizes.latent else 0) + head * sizes.head_dim
 
 
 def _spread(w: np.ndarray) -> np.ndarray:

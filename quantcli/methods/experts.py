@@ -34,26 +34,30 @@ class Passing:
     y: np.ndarray
     made: np.ndarray
     routing: Routing
-    share: np.ndarray | None
+    share: np.ndarray | None  # of the shared expert, None for all
 
     @classmethod
     def of(cls, stream: Stream, block: Block, pool: ThreadPoolExecutor) -> "Passing":
-        """The router and the gate of a shared expert are never quantized: block's serve all."""
-        counts, mixture = block.sizes.experts, block.wiring.mixture
+        """The router and the gate of a shared expert are never quantized: block's serve all.
+
+        Without such a gate all of what a shared expert makes counts.
+        """
+        counts, mixture = block.experts, block.wiring.mixture
         if counts is None or mixture is None:
             raise RuntimeError("a block without experts")
         router, share = (
-            block.weights.get(block.full(n)) for n in (wiring.ROUTER, wiring.SHARED[0])
+            block.weights.get(block.full(n)) for n in (wiring.ROUTER, wiring.SHARED_GATE)
         )
         if router is None:
             raise RuntimeError("a mixture without router")
         made = hidden_states(stream.y.shape)
         made[...] = 0
+        logits = times(stream.y, router, pool)
         return cls(
             stream,
             stream.y,
             made,
-            route(times(stream.y, router, pool), counts.used, mixture.normalized),
+            route(logits, counts.used, mixture.normalized, counts.scale),
             None if share is None else sigmoid(times(stream.y, share, pool)),
         )
 
@@ -61,9 +65,8 @@ class Passing:
         """What goes to an expert, None for the shared one."""
         if expert is not None:
             return self.routing.of(expert)
-        if self.share is None:
-            raise RuntimeError("a mixture without shared expert")
-        return np.arange(len(self.y)), self.share
+        share = np.ones((1, 1), np.float32) if self.share is None else self.share
+        return np.arange(len(self.y)), share
 
 
 def quantize_mixture(
@@ -73,7 +76,7 @@ def quantize_mixture(
 
     passing: the float model, whose weights the block has, and each output's.
     """
-    counts = block.sizes.experts
+    counts = block.experts
     if counts is None:
         raise RuntimeError("a block without experts")
     found: dict[str, list[list[Encoded]]] = {}
@@ -82,13 +85,13 @@ def quantize_mixture(
         for name, encoded in _expert(block, passing, quantize, both, down, expert, pool).items():
             found.setdefault(name, []).append(encoded)
     if counts.n_ff_shared:
-        both, down = wiring.SHARED[1:], (wiring.SHARED_DOWN,)
+        both, down = wiring.SHARED, (wiring.SHARED_DOWN,)
         for name, encoded in _expert(block, passing, quantize, both, down, None, pool).items():
             found[name] = [encoded]
     for each in passing:
         block.leave("ffn_down", each.stream.x, [each.made])
         each.stream.y = np.empty((len(each.y), 0), np.float32)
-    return {name: [_stacked(of) for of in zip(*each, strict=True)] for name, each in found.items()}
+    return {name: [stacked(of) for of in zip(*each, strict=True)] for name, each in found.items()}
 
 
 def _expert(
@@ -141,6 +144,7 @@ def times(x: np.ndarray, w: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
     return found
 
 
-def _stacked(matrices: Sequence[Encoded]) -> Encoded:
+def stacked(matrices: Sequence[Encoded]) -> Encoded:
+    """One matrix below the other."""
     packed = np.concatenate([each.packed for each in matrices])
     return Encoded(packed, sum((each.cost for each in matrices), Cost()))

@@ -7,8 +7,10 @@ import numpy as np
 
 from quantcli.calibration.moments import hessian
 from quantcli.methods.awq import Fold, Kinds, apply_fold, search
+from quantcli.methods.experts import Matrices
+from quantcli.methods.latent import attend
 from quantcli.methods.streams import Stream
-from quantcli.transformer.block import Block
+from quantcli.transformer.block import Block, Site, matrix, rest_of
 
 SAMPLE = 512  # tokens whose rounding is simulated
 
@@ -31,12 +33,22 @@ def fold_block(
     probe.enter(block, pool)
     by_site = {fold.site.name: fold for fold in folds}
     found = []
-    for short, site in block.sites.items():
-        if not by_site:  # experts, whose inputs are not scaled, come last
-            break
+
+    def look(site: Site, y: np.ndarray) -> None:
         if site.name in by_site:
             fold = by_site.pop(site.name)
-            found.append((fold, find_scales(fold, block.weights, probe.y, outputs, share, pool)))
+            found.append((fold, find_scales(fold, block.weights, y, outputs, share, pool)))
+
+    def visit(site: Site, inputs: list[np.ndarray]) -> list[Matrices]:
+        look(site, inputs[0])
+        return [{name: matrix(block.weights, name, site) for name in site.weights}]
+
+    if block.sizes.latent:
+        attend(block, [probe], visit, pool)
+    for short in rest_of(block):
+        if not by_site:  # experts, whose inputs are not scaled, come last
+            break
+        look(block.sites[short], probe.y)
         probe.leave(short, block, pool)
     for fold, s in found:
         apply_fold(block.weights, fold, s)

@@ -15,13 +15,15 @@ from itertools import groupby
 
 import numpy as np
 
+from quantcli.architectures.wiring import ATTENTION
 from quantcli.calibration.moments import hessian
 from quantcli.errors import BadInputError
 from quantcli.methods import MethodInfo
 from quantcli.methods.awq import COMPENSATED, ROWS, block_folds, head_fold
 from quantcli.methods.encoded import Encoded, rounded
-from quantcli.methods.experts import Passing, quantize_mixture
+from quantcli.methods.experts import Matrices, Passing, quantize_mixture, stacked
 from quantcli.methods.folding import find_scales, fold_block
+from quantcli.methods.latent import attend
 from quantcli.methods.site import Lookup, Seen, Site
 from quantcli.methods.snapshots import Part, Snapshots
 from quantcli.methods.streams import Stream
@@ -30,7 +32,8 @@ from quantcli.progress import Progress
 from quantcli.tensor_types import TensorType
 from quantcli.transformer import Transformer
 from quantcli.transformer.backward import gradients
-from quantcli.transformer.block import ATTENTION, Block, check_finite
+from quantcli.transformer.block import Block, check_finite, matrix, rest_of
+from quantcli.transformer.block import Site as Place
 from quantcli.transformer.layout import (
     EMBEDDING,
     HEAD,
@@ -157,7 +160,8 @@ class Sequential:
         return metric
 
     def _head(self, pool: ThreadPoolExecutor) -> Iterator[Part]:
-        sites = [self._site(output, pool) for output in self._outputs]
+        y = self._float.y
+        sites = [self._site(y, output.stream.y, pool) for output in self._outputs]
         for rows in self._run.vocabulary():
             w = self._model.rows(HEAD, rows) * self._head_scales
             yield Part(
@@ -196,8 +200,11 @@ class Sequential:
         models = [(self._float, block), *models]
         for stream, one in models:
             stream.enter(one, pool)
-        mixture = self._run.sizes.experts is not None
-        for short in ATTENTION if mixture else block.sites:
+        if block.sizes.latent:
+            parts |= self._latent(block, [stream for stream, _ in models], pool)
+        for short in rest_of(block):
+            if block.experts and short not in ATTENTION:
+                break
             site = block.sites[short]
             linears = {name: block.weights[name] for name in site.weights}
             encoded = [self._linears(output, linears, pool) for output in self._outputs]
@@ -209,9 +216,34 @@ class Sequential:
                 stream.leave(short, one, pool)
                 for name in site.weights:
                     del one.weights[name]
-        if mixture:
+        if block.experts:
             parts |= self._mixture(block, [stream for stream, _ in models], pool)
         return [parts[name] for name in names]
+
+    def _latent(
+        self, block: Block, streams: Sequence[Stream], pool: ThreadPoolExecutor
+    ) -> dict[str, Part]:
+        """Latent attention but for its output."""
+        found: dict[str, list[list[Encoded]]] = {}
+
+        def visit(place: Place, inputs: list[np.ndarray]) -> list[Matrices]:
+            linears = {name: matrix(block.weights, name, place) for name in place.weights}
+            models = [linears]
+            encoded: dict[str, list[Encoded]] = {name: [] for name in linears}
+            for output, x in zip(self._outputs, inputs[1:], strict=True):
+                made = self._by_site(self._site(inputs[0], x, pool), output, linears)
+                models.append({name: output.decode(name, each) for name, each in made.items()})
+                for name, each in made.items():
+                    encoded[name].append(each)
+            for name, all_outputs in encoded.items():
+                found.setdefault(name, []).append(all_outputs)
+            return models
+
+        attend(block, streams, visit, pool)
+        return {
+            name: Part(name, [stacked(of) for of in zip(*each, strict=True)])
+            for name, each in found.items()
+        }
 
     def _mixture(
         self, block: Block, streams: Sequence[Stream], pool: ThreadPoolExecutor
@@ -245,7 +277,8 @@ class Sequential:
         self, output: Output, linears: Mapping[str, np.ndarray], pool: ThreadPoolExecutor
     ) -> dict[str, Encoded]:
         """All linears of the site at hand."""
-        return self._by_site(self._site(output, pool), output, linears)
+        site = self._site(self._float.y, output.stream.y, pool)
+        return self._by_site(site, output, linears)
 
     def _by_site(
         self, site: Site, output: Output, linears: Mapping[str, np.ndarray]
@@ -257,11 +290,11 @@ class Sequential:
             for name, w in linears.items()
         }
 
-    def _site(self, output: Output, pool: ThreadPoolExecutor) -> Site:
+    def _site(self, reference: np.ndarray, x: np.ndarray, pool: ThreadPoolExecutor) -> Site:
+        """Of an input that all tokens are, in the float model and in an output's."""
         windows, n_ctx = self._tokens.shape
         held = min(-(-(windows - 1) // HELD_SHARE), MOST_HELD) * n_ctx
-        seen = Seen(self._float.y, output.stream.y, held)
-        return Site(seen, self._method.compensates, self._threads, pool)
+        return Site(Seen(reference, x, held), self._method.compensates, self._threads, pool)
 
     def _part(self, name: str, w: np.ndarray, choose: Choose | None = None) -> Part:
         """Rows w in each output's type, rounded to nearest if nothing chooses."""

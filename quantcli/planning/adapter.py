@@ -102,6 +102,11 @@ def plan_adapter(job: Job, progress: Progress | None = None) -> AdapterPlan:
             f"{adapter.id}: changes {min(experts)!r}, one of several experts, which a GGUF adapter"
             " here cannot: merge it, without --lora-only"
         )
+    if split := adapter.updates.keys() & {o.source for o in origins if len(o.shape) == 3}:
+        raise UnsupportedError(
+            f"{adapter.id}: changes {min(split)!r}, of which llama.cpp reads two tensors, which a"
+            " GGUF adapter here cannot: merge it, without --lora-only"
+        )
     factors = list(_factors(adapter, origins))
     updated = sum(math.prod(base.tensors[name].shape) for name in adapter.updates)
     general, warnings = adapter_metadata(adapter, updated)

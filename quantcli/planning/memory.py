@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from quantcli.architectures.wiring import PER_HEAD
 from quantcli.methods.gptq import STRIP
 from quantcli.methods.pieces import PIECE_WEIGHTS
+from quantcli.recipes.mixes import block_of
 from quantcli.transformer.block import TILE_TOKENS
 from quantcli.transformer.scratch import IN_MEMORY
 from quantcli.workers import QUEUED
@@ -55,7 +57,8 @@ def calibration_memory(
 
     One block in float32, all its experts included, hidden states, and for each thread a tile: its
     widest activations while it runs, its inputs of linears until they have been looked at. A token
-    is an input of as many experts as it sees; sums of what each expert saw are kept to the end.
+    is an input of as many experts as it sees, and of every head that has matrices of its own; sums
+    of what each expert saw are kept to the end.
     """
     blocks: Counter[str] = Counter()
     for name, shape in shapes.items():
@@ -66,7 +69,14 @@ def calibration_memory(
     stacks = [shape for shape in shapes.values() if len(shape) == 3]
     seen = experts_used * (n_embd + max((shape[-1] for shape in stacks), default=0))
     routed = math.ceil(HOLES * seen)
-    tiles = (threads + 1) * (3 * n_embd + widest + routed) + threads * 3 * widest
+    widths = (
+        (short, s[0] * s[-1])
+        for name, s in shapes.items()
+        for short in PER_HEAD
+        if f".{short}." in name
+    )
+    heads = sum(dict(widths).values())
+    tiles = (threads + 1) * (3 * n_embd + widest + routed + heads) + threads * (3 * widest + heads)
     hidden = min(4 * tokens * n_embd, IN_MEMORY)
     working = 4 * max(blocks.values()) + hidden + 4 * TILE_TOKENS * tiles
     working += SUM_BYTES * sum(count * n for count, _, n in stacks)
@@ -89,18 +99,31 @@ def measuring_memory(shapes: Mapping[str, tuple[int, ...]], tokens: int) -> int:
 def sequence_memory(
     shapes: Mapping[str, tuple[int, ...]], tokens: int, outputs: int, threads: int
 ) -> int:
-    """Upper estimate of what quantizing in sequence adds to calibration.
+    """Upper estimate of what quantizing in sequence adds to calibration, in the block of most.
 
     For the float model and each output hidden states, the input of a site and of the next one; of
     each output the linears of a site; of the site that sees most inputs H, the drift from the float
     model, two factors and room to make them; for each thread a strip of rows. With experts: what
     goes into one and comes out of it, what came out of all so far, and their linears, encoded.
     """
-    block = {name: shape for name, shape in shapes.items() if name.startswith("blk.0.")}
+    blocks: dict[int, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        blocks.setdefault(block_of(name), {})[name] = shape
+    n_embd = shapes["token_embd.weight"][-1]
+    return max(
+        _sequence_memory(block, n_embd, tokens, outputs, threads)
+        for number, block in blocks.items()
+        if number >= 0
+    )
+
+
+def _sequence_memory(
+    block: Mapping[str, tuple[int, ...]], n_embd: int, tokens: int, outputs: int, threads: int
+) -> int:
+    """Of one block."""
     widest = max(shape[-1] for shape in block.values())
     site = 2 * max(math.prod(shape[-2:]) for shape in block.values())
     rows = min(max(math.prod(shape[-2:-1]) for shape in block.values()), threads * STRIP)
-    n_embd = shapes["token_embd.weight"][-1]
     kept, once = [n_embd, widest, widest], list[int]()
     stacks = [math.prod(shape) for shape in block.values() if len(shape) == 3]
     if stacks:

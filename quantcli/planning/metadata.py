@@ -25,7 +25,7 @@ def count_parameters(origins: list[OutputTensor]) -> int:
 
 def count_experts(origins: list[OutputTensor]) -> tuple[int, int]:
     """How many experts there are, and the weights of one of them; (0, 0) without."""
-    stacks = [origin.shape for origin in origins if len(origin.shape) == 3]
+    stacks = [origin.shape for origin in origins if origin.stack]
     return (stacks[0][0], sum(math.prod(shape[1:]) for shape in stacks)) if stacks else (0, 0)
 
 

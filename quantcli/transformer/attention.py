@@ -13,10 +13,11 @@ Masks = list[tuple[slice, np.ndarray]]  # columns, and what to add there
 def attention(
     q: np.ndarray, k: np.ndarray, v: np.ndarray, out: np.ndarray, *, window: int, cap: float
 ) -> None:
-    """out [n_ctx, n_head, d] = softmax(q k^T) v, where token i sees tokens j <= i.
+    """out [n_ctx, n_head, d_v] = softmax(q k^T) v, where token i sees tokens j <= i.
 
-    q [n_ctx, n_head, d] is scaled already; k, v [n_ctx, n_head_kv, d]; all float32. With a
-    `window` it sees i - window < j <= i only; `cap` > 0 is the soft cap of the scores.
+    q [n_ctx, n_head, d] is scaled already; k [n_ctx, n_head_kv, d], v [n_ctx, n_head_kv, d_v]; all
+    float32. With a `window` it sees i - window < j <= i only; `cap` > 0 is the soft cap of the
+    scores.
     """
     n_ctx, n_head_kv, head_dim = k.shape
     group = q.shape[1] // n_head_kv
@@ -34,7 +35,7 @@ def attention(
             softmax_numerators(tile, group, masks)
             mixed = tile @ v[columns, head]
             mixed /= tile @ np.ones((shape[1], 1), q.dtype)
-            out[rows, heads] = mixed.reshape(-1, group, head_dim)
+            out[rows, heads] = mixed.reshape(-1, group, v.shape[2])
 
 
 def tile_rows(n_ctx: int, group: int) -> int:

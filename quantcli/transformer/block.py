@@ -7,10 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantcli.architectures import wiring
+from quantcli.architectures.wiring import ATTENTION, MLP
 from quantcli.errors import BadInputError
 from quantcli.transformer.activations import gate, layer_norm, rms_norm
 from quantcli.transformer.attention import attention
+from quantcli.transformer.experts import Experts
 from quantcli.transformer.hyperparameters import Hyperparameters
+from quantcli.transformer.latent_attention import attend
 from quantcli.transformer.mixture import mix
 from quantcli.transformer.rope import rotate
 
@@ -19,7 +22,8 @@ from quantcli.transformer.rope import rotate
 class Site:
     """One input of linears: `name` like "blk.0.attn", `weights` the linears' GGUF names.
 
-    expert: whose matrices of these stacks are meant, None where a weight is one matrix.
+    expert: whose matrices of these stacks are meant (or of which head), None where a weight is one
+    matrix.
     """
 
     name: str
@@ -29,10 +33,6 @@ class Site:
 
 # Fixed, so that results do not depend on the number of threads.
 TILE_TOKENS = 1024
-
-# The sites of the two halves of a block, each of which adds to the hidden states once.
-ATTENTION = ("attn", "attn_output")
-MLP = ("ffn", "ffn_down")
 
 Tap = Callable[[Site, np.ndarray], None]
 Rounding = Callable[[np.ndarray, str], np.ndarray]
@@ -45,18 +45,43 @@ def sites_of(sizes: Hyperparameters, number: int) -> dict[str, Site]:
         weights = tuple(f"blk.{number}.{name}.weight" for name in linears)
         return Site(f"blk.{number}.{short}", weights, expert)
 
-    found = {short: site(short, linears) for short, linears in sizes.wiring.sites.items()}
-    if sizes.experts is None:
+    found: dict[str, Site] = {}
+    experts = sizes.experts_of(number)
+    for short, linears in sizes.sites.items():
+        if short == wiring.PER_HEAD[0]:  # one head after the other
+            for head in range(sizes.n_head):
+                for each in wiring.PER_HEAD:
+                    found[f"{each}.{head}"] = site(f"{each}.{head}", sizes.sites[each], head)
+        elif short not in wiring.PER_HEAD and not (experts and short in MLP):
+            found[short] = site(short, linears)
+    if experts is None:
         return found
-    found = {short: found[short] for short in ATTENTION}
-    shared = wiring.SHARED if sizes.experts.n_ff_shared else ()
-    found["ffn"] = site("ffn", (wiring.ROUTER, *shared))
-    for expert in range(sizes.experts.count):
+    found["ffn"] = site("ffn", (wiring.ROUTER, *shared_linears(sizes, experts)))
+    for expert in range(experts.count):
         for short, linears in wiring.EXPERT.items():
             found[f"{short}.{expert}"] = site(f"{short}.{expert}", linears, expert)
-    if shared:
+    if experts.n_ff_shared:
         found[wiring.SHARED_DOWN] = site(wiring.SHARED_DOWN, (wiring.SHARED_DOWN,))
     return found
+
+
+def rest_of(block: "Block") -> list[str]:
+    """The sites that a Stream can walk: latent attention before its output is methods.latent's."""
+    order = list(block.sites)
+    return order[order.index("attn_output") :] if block.sizes.latent else order
+
+
+def matrix(weights: Mapping[str, np.ndarray], name: str, site: Site) -> np.ndarray:
+    """A site's weight, or its matrix of a stack."""
+    return weights[name] if site.expert is None else weights[name][site.expert]
+
+
+def shared_linears(sizes: Hyperparameters, experts: Experts) -> tuple[str, ...]:
+    """Of a shared expert, those that read what the router reads; none without one."""
+    mixture = sizes.wiring.mixture
+    if mixture is None or not experts.n_ff_shared:
+        return ()
+    return (wiring.SHARED_GATE, *wiring.SHARED) if mixture.shared_gate else wiring.SHARED
 
 
 class Block:
@@ -75,11 +100,11 @@ class Block:
         self.sizes, self.wiring = sizes, sizes.wiring
         self._prefix = f"blk.{number}."
         self._window = sizes.windows[number]
-        self.sites = sites_of(sizes, number)
+        self.sites, self.experts = sites_of(sizes, number), sizes.experts_of(number)
         self.weights, self._types = weights, types
         self._rounding = rounding
-        self._rope_k = rope
-        self._rope_q = rope * np.float32(sizes.attention_scale)
+        self.rope_k = rope
+        self.rope_q = rope * np.float32(sizes.attention_scale)
 
     def run(self, x: np.ndarray, tap: Tap) -> None:
         """Advance hidden states x float32 [windows, n_ctx, n_embd] in place.
@@ -88,11 +113,15 @@ class Block:
         Raises BadInputError naming the site whose input is not finite.
         """
         seen = self.seen_by_mlp(x)
-        self._walk(ATTENTION, x, x, tap)
+        if self.sizes.latent is None:
+            self._walk(ATTENTION, x, x, tap)
+        else:
+            y = attend(self, self.enter("attn", x), x.shape[:2], tap)
+            self.leave("attn_output", x, self.meet("attn_output", y, tap))
         flat, seen = (a.reshape(1, -1, x.shape[-1]) for a in (x, seen))
         for start in range(0, flat.shape[1], TILE_TOKENS):  # a long window's mlp is wide
             tile = slice(start, start + TILE_TOKENS)
-            if self.sizes.experts is None:
+            if self.experts is None:
                 self._walk(MLP, flat[:, tile], seen[:, tile], tap)
             else:
                 made = mix(self, self.enter("ffn", seen[:, tile]), tap)
@@ -121,7 +150,7 @@ class Block:
     def width(self, short: str) -> int:
         """How many inputs the linears of a site have."""
         sizes = self.sizes
-        heads = sizes.n_head * sizes.head_dim
+        heads = sizes.n_head * (sizes.latent.n_value if sizes.latent else sizes.head_dim)
         return {"attn_output": heads, "ffn_down": sizes.n_ff}.get(short, sizes.n_embd)
 
     def twin(self) -> "Block":
@@ -135,7 +164,7 @@ class Block:
         """The input [tokens, n_in] of a site that begins a half of the block."""
         norm = dict(zip(("attn", "ffn"), self.wiring.norms, strict=True))[short]
         flat = x.reshape(-1, x.shape[-1])
-        return self._norm(flat, norm) if norm else flat.copy()  # x is about to change
+        return self.norm(flat, norm) if norm else flat.copy()  # x is about to change
 
     def leave(self, short: str, x: np.ndarray, outputs: list[np.ndarray]) -> np.ndarray:
         """What becomes of the outputs of a site's linears: the input of the site that follows.
@@ -151,7 +180,7 @@ class Block:
     def _add(self, x: np.ndarray, made: np.ndarray, short: str) -> np.ndarray:
         post_norm = dict(zip(("attn_output", "ffn_down"), self.wiring.post_norms, strict=True))
         flat = x.reshape(-1, x.shape[-1])
-        added = self._norm(made, post_norm[short])
+        added = self.norm(made, post_norm[short])
         if self.sizes.residual_scale != 1:
             added = added * np.float32(self.sizes.residual_scale)
         flat += added
@@ -164,15 +193,16 @@ class Block:
         q, k, v = (y.reshape(*windows, -1, self.sizes.head_dim) for y in (q, k, v))
         if self.wiring.qk_norm and not self.wiring.joint_qk_norm:
             q, k = self._norm_heads(q, "attn_q_norm"), self._norm_heads(k, "attn_k_norm")
-        q = rotate(q, self._rope_q, self.wiring.rope, self.sizes.attention_scale)
-        k = rotate(k, self._rope_k, self.wiring.rope)
+        q = rotate(q, self.rope_q, self.wiring.rope, self.sizes.attention_scale)
+        k = rotate(k, self.rope_k, self.wiring.rope)
         out = np.empty_like(q)
         cap = self.sizes.attention_cap
         for one in range(windows[0]):
             attention(q[one], k[one], v[one], out[one], window=self._window, cap=cap)
         return out.reshape(windows[0] * windows[1], -1)
 
-    def _norm(self, x: np.ndarray, name: str) -> np.ndarray:
+    def norm(self, x: np.ndarray, name: str) -> np.ndarray:
+        """The norm of that short name, "" for none."""
         if not name:
             return x
         weight = self.weights[f"{self._prefix}{name}.weight"]

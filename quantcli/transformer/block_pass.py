@@ -15,6 +15,7 @@ from quantcli.transformer.derivatives import (
     rotate_and_pull,
 )
 from quantcli.transformer.hyperparameters import Hyperparameters
+from quantcli.transformer.latent_pass import attend_and_pull
 from quantcli.transformer.mixture_pass import mix_and_pull
 
 Layer = Callable[[np.ndarray], tuple[np.ndarray, Pull]]
@@ -38,7 +39,8 @@ class BlockPass:
         self.sizes, self.wiring = sizes, sizes.wiring
         self._weights, self._prefix = weights, f"blk.{number}."
         self._window = sizes.windows[number]
-        self._rope = {"k": rope, "q": rope * np.float32(sizes.attention_scale)}
+        self.experts = sizes.experts_of(number)
+        self.rope = {"k": rope, "q": rope * np.float32(sizes.attention_scale)}
         self.squares: dict[str, np.ndarray] = {}
 
     def run(self, x: np.ndarray) -> tuple[np.ndarray, Pull]:
@@ -46,8 +48,9 @@ class BlockPass:
         after_attention, after_mlp = self.wiring.post_norms
         before_attention, before_mlp = self.wiring.norms
         flat = x.reshape(-1, x.shape[-1])
-        attend = partial(self._attention, x.shape[:2])
-        mlp = self._mlp if self.sizes.experts is None else partial(mix_and_pull, self)
+        attention = self._attention if self.sizes.latent is None else self._latent_attention
+        attend = partial(attention, x.shape[:2])
+        mlp = self._mlp if self.experts is None else partial(mix_and_pull, self)
         added, pull_attention = self._half(flat, before_attention, attend, after_attention)
         between = flat + added
         seen = flat if self.sizes.parallel else between
@@ -67,9 +70,9 @@ class BlockPass:
         self, x: np.ndarray, before: str, layer: Layer, after: str
     ) -> tuple[np.ndarray, Pull]:
         """after(layer(before(x))), scaled: what a half of the block adds."""
-        y, pull_before = self._norm(x, before)
+        y, pull_before = self.norm(x, before)
         y, pull_layer = layer(y)
-        y, pull_after = self._norm(y, after)
+        y, pull_after = self.norm(y, after)
         scale = self.sizes.residual_scale
         if scale == 1:
             return y, lambda dy: pull_before(pull_layer(pull_after(dy)))
@@ -98,6 +101,11 @@ class BlockPass:
 
         return y, pull
 
+    def _latent_attention(self, windows: tuple[int, ...], x: np.ndarray) -> tuple[np.ndarray, Pull]:
+        mixed, pull_mixed = attend_and_pull(self, windows, x)
+        (y,), pull_output = self.linears(self.wiring.sites["attn_output"], mixed)
+        return y, lambda dy: pull_mixed(pull_output([dy]))
+
     def _place(self, x: np.ndarray, heads: tuple[int, ...], which: str) -> tuple[np.ndarray, Pull]:
         """q or k as [windows, n_ctx, heads, head_dim]: normed where the wiring says so, turned."""
         flat = x.shape
@@ -105,7 +113,7 @@ class BlockPass:
         normed, pull_norm = self._norm_heads(normed, f"attn_{which}_norm")
         rest = self.sizes.attention_scale if which == "q" else 1.0
         y, pull_turn = rotate_and_pull(
-            normed.reshape(heads), self._rope[which], self.wiring.rope, rest
+            normed.reshape(heads), self.rope[which], self.wiring.rope, rest
         )
         return y, lambda dy: pull_norm(pull_turn(dy).reshape(normed.shape)).reshape(flat)
 
@@ -128,7 +136,8 @@ class BlockPass:
 
         return y, pull
 
-    def _norm(self, x: np.ndarray, name: str) -> tuple[np.ndarray, Pull]:
+    def norm(self, x: np.ndarray, name: str) -> tuple[np.ndarray, Pull]:
+        """The norm of that short name, "" for none."""
         if not name:
             return x, lambda dy: dy
         weight = self._weights[f"{self._prefix}{name}.weight"]

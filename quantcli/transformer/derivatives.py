@@ -99,7 +99,7 @@ def attention_and_pull(
 
     Probabilities are computed again, tile by tile (FlashAttention, 2205.14135, section B.2).
     """
-    out = np.empty_like(q)
+    out = np.empty((*q.shape[:2], v.shape[2]), q.dtype)
     attention(q, k, v, out, window=window, cap=cap)
     (n_ctx, n_head_kv, head_dim), group = k.shape, q.shape[1] // k.shape[1]
 
@@ -109,7 +109,7 @@ def attention_and_pull(
         for rows, columns, masks in query_tiles(n_ctx, tile_rows(n_ctx, group), window):
             for head in range(n_head_kv):
                 heads = slice(head * group, (head + 1) * group)
-                queries, dmixed = (a[rows, heads].reshape(-1, head_dim) for a in (q, dy))
+                queries, dmixed = (a[rows, heads].reshape(-1, a.shape[2]) for a in (q, dy))
                 p = queries @ k[columns, head].T
                 dscores = dmixed @ v[columns, head].T
                 dscores -= mean[rows, heads].reshape(-1, 1)

@@ -8,27 +8,22 @@ from typing import Any
 import numpy as np
 
 from quantcli.architectures import Wiring, find_wiring
+from quantcli.architectures import wiring as tables
 from quantcli.errors import BadInputError, UnsupportedError
+from quantcli.transformer.experts import Experts, read_experts
+from quantcli.transformer.keys import Keys
+from quantcli.transformer.latent_sizes import Latent, latent_rope, read_latent
 from quantcli.transformer.rope import Rope
 
 _MAX_BLOCKS = 512  # LLAMA_MAX_LAYERS
 
 
 @dataclass(frozen=True)
-class Experts:
-    """Of each block: their number, how many a token sees, inner sizes (n_ff_shared: 0 for none)."""
-
-    count: int
-    used: int
-    n_ff: int
-    n_ff_shared: int
-
-
-@dataclass(frozen=True)
 class Hyperparameters:
     """Sizes in llama.cpp's words; `windows` holds each block's sliding window, 0 for none.
 
-    n_rot: the dimensions of a head that rope turns; parallel: see Wiring; residual_scale: of what
+    head_dim: of a query; n_rot: the dimensions of a head that rope turns; n_dense: the first blocks
+    that have no experts although others have; parallel: see Wiring; residual_scale: of what
     attention and mlp add.
     """
 
@@ -52,11 +47,25 @@ class Hyperparameters:
     logit_cap: float
     parallel: bool
     experts: Experts | None
+    n_dense: int
+    latent: Latent | None
 
     @property
     def n_block(self) -> int:
         """Number of blocks."""
         return len(self.windows)
+
+    @property
+    def sites(self) -> Mapping[str, tuple[str, ...]]:
+        """The linears of a block without experts by the input they share; see Wiring."""
+        if self.latent is None:
+            return self.wiring.sites
+        attention = tables.LATENT_QUERIES if self.latent.n_query else tables.LATENT
+        return {**attention, **{short: self.wiring.sites[short] for short in tables.MLP}}
+
+    def experts_of(self, number: int) -> Experts | None:
+        """Those of a block, None for an mlp in their place."""
+        return None if number < self.n_dense else self.experts
 
 
 def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
@@ -66,7 +75,7 @@ def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
     missing or without meaning).
     """
     wiring = find_wiring(metadata.get("general.architecture"))
-    keys = _Keys(metadata)
+    keys = Keys(metadata)
     n_block = keys.count("block_count")
     n_embd, n_head = keys.count("embedding_length"), keys.count("attention.head_count")
     n_head_kv = keys.count("attention.head_count_kv", n_head)
@@ -77,17 +86,12 @@ def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
             f" {n_head_kv}, key_length = {head_dim} contradict each other"
         )
     n_rot = keys.count("rope.dimension_count", head_dim)
-    for key, partial in (
-        ("attention.value_length", False),
-        ("rope.dimension_count", wiring.partial_rope),
-    ):
-        found = keys.count(key, head_dim)
-        if found != head_dim and not (partial and found < head_dim and found % 2 == 0):
-            raise UnsupportedError(
-                f"metadata: {keys.name(key)} = {found} differs from the head size"
-                f" {head_dim}: the forward pass does not compute that, converting works"
-            )
-    rope = Rope.read(keys, n_rot)
+    rope, latent, stretch = Rope.read(keys, n_rot), None, 1.0
+    if wiring.latent:
+        latent, (rope, stretch) = read_latent(keys, n_rot), latent_rope(keys, rope)
+        head_dim = latent.n_still + n_rot
+    else:
+        _check_head_sizes(keys, wiring, head_dim)
     local = Rope(n_rot, keys.number("rope.freq_base_swa", wiring.local_base or rope.base))
     wide = n_block == wiring.wide_blocks
     embedding_scale, residual_scale, attention_scale = (
@@ -95,7 +99,7 @@ def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
         for key, default in (
             ("embedding_scale", math.sqrt(n_embd) if wiring.scaled_embedding else 1.0),
             ("residual_scale", 1.0),
-            ("attention.scale", 1 / math.sqrt(n_embd // n_head if wide else head_dim)),
+            ("attention.scale", stretch / math.sqrt(n_embd // n_head if wide else head_dim)),
         )
     )
     eps = {"rms": "layer_norm_rms_epsilon", "layer": "layer_norm_epsilon"}[wiring.norm]
@@ -119,57 +123,26 @@ def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
         attention_cap=_cap(keys, "attn_logit_softcapping", wiring.attention_cap),
         logit_cap=_cap(keys, "final_logit_softcapping", wiring.logit_cap),
         parallel=keys.flag("use_parallel_residual") if wiring.parallel is None else wiring.parallel,
-        experts=_experts(keys, wiring),
+        experts=read_experts(keys, wiring),
+        n_dense=keys.count("leading_dense_block_count", least=0) if wiring.mixture else 0,
+        latent=latent,
     )
 
 
-class _Keys:
-    """The numbers below "<arch>."."""
-
-    def __init__(self, metadata: Mapping[str, Any]) -> None:
-        self._metadata = metadata
-        self._prefix = str(metadata["general.architecture"])
-
-    def name(self, key: str) -> str:
-        """The full key."""
-        return f"{self._prefix}.{key}"
-
-    def get(self, key: str) -> Any:
-        """The value as it is, or None."""
-        return self._metadata.get(self.name(key))
-
-    def count(self, key: str, default: int | None = None) -> int:
-        """A whole number above 0. Raises BadInputError, UnsupportedError for one per block."""
-        value = self.get(key)
-        if value is None and default is not None:
-            return default
-        if isinstance(value, np.ndarray):
+def _check_head_sizes(keys: Keys, wiring: Wiring, head_dim: int) -> None:
+    for key, partial in (
+        ("attention.value_length", False),
+        ("rope.dimension_count", wiring.partial_rope),
+    ):
+        found = keys.count(key, head_dim)
+        if found != head_dim and not (partial and found < head_dim and found % 2 == 0):
             raise UnsupportedError(
-                f"metadata: {self.name(key)} differs from block to block: the forward pass does"
-                " not compute that, converting works"
+                f"metadata: {keys.name(key)} = {found} differs from the head size"
+                f" {head_dim}: the forward pass does not compute that, converting works"
             )
-        if not isinstance(value, np.integer) or not 0 < value < 2**31:
-            raise BadInputError(f"metadata: {self.name(key)} = {value!r:.80} is not a count")
-        return int(value)
-
-    def flag(self, key: str) -> bool:
-        """True or false. Raises BadInputError."""
-        value = self.get(key)
-        if not isinstance(value, bool | np.bool_):
-            raise BadInputError(f"metadata: {self.name(key)} = {value!r:.80} is not true or false")
-        return bool(value)
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """A finite number above 0. Raises BadInputError."""
-        value = self.get(key)
-        if value is None and default is not None:
-            return default
-        if not isinstance(value, np.floating) or not (value > 0 and np.isfinite(value)):
-            raise BadInputError(f"metadata: {self.name(key)} = {value!r:.80} is not above 0")
-        return float(value)
 
 
-def _windows(keys: _Keys, wiring: Wiring, n_block: int) -> tuple[int, ...]:
+def _windows(keys: Keys, wiring: Wiring, n_block: int) -> tuple[int, ...]:
     if not wiring.global_every:
         return (0,) * n_block
     stated = keys.get("attention.sliding_window")
@@ -181,25 +154,7 @@ def _windows(keys: _Keys, wiring: Wiring, n_block: int) -> tuple[int, ...]:
     return tuple(window if number % period else 0 for number in range(1, n_block + 1))
 
 
-def _experts(keys: _Keys, wiring: Wiring) -> Experts | None:
-    if wiring.mixture is None or not keys.get("expert_count"):
-        return None
-    count, used = keys.count("expert_count"), keys.count("expert_used_count")
-    if used > count:
-        raise BadInputError(
-            f"metadata: {keys.name('expert_used_count')} = {used}, but there are {count} experts"
-        )
-    n_ff = keys.count("feed_forward_length")
-    shared = "expert_shared_feed_forward_length"
-    return Experts(
-        count=count,
-        used=used,
-        n_ff=keys.count("expert_feed_forward_length", n_ff),
-        n_ff_shared=keys.count(shared, n_ff) if wiring.mixture.shared else 0,
-    )
-
-
-def _cap(keys: _Keys, key: str, default: float | None) -> float:
+def _cap(keys: Keys, key: str, default: float | None) -> float:
     given = keys.get(key)
     if default is None or given == 0 or (given is None and default == 0):
         return 0.0

@@ -7,6 +7,7 @@ import numpy as np
 from quantcli.architectures import wiring as tables
 from quantcli.errors import BadInputError, UnsupportedError
 from quantcli.model import Model
+from quantcli.transformer.experts import Experts
 from quantcli.transformer.hyperparameters import Hyperparameters
 
 Shape = tuple[int, ...]
@@ -34,8 +35,8 @@ def check_tensors(model: Model, sizes: Hyperparameters) -> None:
     for factors in (ROPE_FACTORS, ROPE_SHORT, ROPE_LONG):
         optional[factors] = (sizes.n_rot // 2,)
     for number in range(sizes.n_block):
-        required |= {f"blk.{number}.{name}": shape for name, shape in _block(sizes)}
-        optional |= {f"blk.{number}.{name}": shape for name, shape in _biases(sizes)}
+        required |= {f"blk.{number}.{name}": shape for name, shape in _block(sizes, number)}
+        optional |= {f"blk.{number}.{name}": shape for name, shape in _biases(sizes, number)}
     for name in required:
         if name not in model.shapes:
             raise BadInputError(f"tensor {name!r} is missing: the forward pass needs it")
@@ -75,7 +76,7 @@ def head_name(model: Model) -> str:
     return HEAD if HEAD in model.shapes else EMBEDDING
 
 
-def _block(sizes: Hyperparameters) -> Iterator[tuple[str, Shape]]:
+def _block(sizes: Hyperparameters, number: int) -> Iterator[tuple[str, Shape]]:
     wiring = sizes.wiring
     for name in dict.fromkeys(filter(None, (*wiring.norms, *wiring.post_norms))):
         yield f"{name}.weight", (sizes.n_embd,)
@@ -85,13 +86,19 @@ def _block(sizes: Hyperparameters) -> Iterator[tuple[str, Shape]]:
         heads = (sizes.n_head, sizes.n_head_kv) if wiring.joint_qk_norm else (1, 1)
         yield "attn_q_norm.weight", (heads[0] * sizes.head_dim,)
         yield "attn_k_norm.weight", (heads[1] * sizes.head_dim,)
-    for name, shape in (_linears(sizes) | _stacks(sizes)).items():
+    if sizes.latent:
+        yield f"{tables.LATENT_NORM}.weight", (sizes.latent.n,)
+        if sizes.latent.n_query:
+            yield f"{tables.QUERY_NORM}.weight", (sizes.latent.n_query,)
+    experts = sizes.experts_of(number)
+    for name, shape in (_linears(sizes, experts) | _stacks(sizes, experts)).items():
         yield f"{name}.weight", shape
 
 
-def _biases(sizes: Hyperparameters) -> Iterator[tuple[str, Shape]]:
-    for name, shape in _linears(sizes).items():
-        yield f"{name}.bias", shape[:1]
+def _biases(sizes: Hyperparameters, number: int) -> Iterator[tuple[str, Shape]]:
+    if sizes.latent is None:
+        for name, shape in _linears(sizes, sizes.experts_of(number)).items():
+            yield f"{name}.bias", shape[:1]
 
 
 def fused_gate(sizes: Hyperparameters) -> bool:
@@ -99,7 +106,7 @@ def fused_gate(sizes: Hyperparameters) -> bool:
     return sizes.wiring.gated and sizes.wiring.sites["ffn"] == ("ffn_up",)
 
 
-def _linears(sizes: Hyperparameters) -> dict[str, Shape]:
+def _linears(sizes: Hyperparameters, experts: Experts | None) -> dict[str, Shape]:
     q, kv = sizes.n_head * sizes.head_dim, sizes.n_head_kv * sizes.head_dim
     shapes = {
         "attn_qkv": (q + 2 * kv, sizes.n_embd),
@@ -110,16 +117,31 @@ def _linears(sizes: Hyperparameters) -> dict[str, Shape]:
         "ffn_gate": (sizes.n_ff, sizes.n_embd),
         "ffn_up": (sizes.n_ff * (2 if fused_gate(sizes) else 1), sizes.n_embd),
         "ffn_down": (sizes.n_embd, sizes.n_ff),
+        **_latent(sizes),
     }
-    sites = dict(sizes.wiring.sites)
-    if sizes.experts is not None:
+    sites = dict(sizes.sites)
+    if experts is not None:
         del sites["ffn"], sites["ffn_down"]
     return {name: shapes[name] for site in sites.values() for name in site}
 
 
-def _stacks(sizes: Hyperparameters) -> dict[str, Shape]:
+def _latent(sizes: Hyperparameters) -> dict[str, Shape]:
+    """The linears of latent attention that no other one has, or not in that shape."""
+    latent, q = sizes.latent, sizes.n_head * sizes.head_dim
+    if latent is None:
+        return {}
+    return {
+        "attn_q_a": (latent.n_query, sizes.n_embd),
+        "attn_q_b": (q, latent.n_query),
+        "attn_kv_a_mqa": (latent.n + sizes.n_rot, sizes.n_embd),
+        "attn_k_b": (sizes.n_head, latent.n, latent.n_still),
+        "attn_v_b": (sizes.n_head, latent.n_value, latent.n),
+        "attn_output": (sizes.n_embd, sizes.n_head * latent.n_value),
+    }
+
+
+def _stacks(sizes: Hyperparameters, experts: Experts | None) -> dict[str, Shape]:
     """What a mixture of experts has in place of an mlp."""
-    experts = sizes.experts
     if experts is None:
         return {}
     inner, outer = (experts.n_ff, sizes.n_embd), (sizes.n_embd, experts.n_ff)
@@ -131,6 +153,8 @@ def _stacks(sizes: Hyperparameters) -> dict[str, Shape]:
     }
     if experts.n_ff_shared:
         inner = (experts.n_ff_shared, sizes.n_embd)
-        shapes |= dict(zip(tables.SHARED, ((1, sizes.n_embd), inner, inner), strict=True))
+        if sizes.wiring.mixture and sizes.wiring.mixture.shared_gate:
+            shapes[tables.SHARED_GATE] = (1, sizes.n_embd)
+        shapes |= dict.fromkeys(tables.SHARED, inner)
         shapes[tables.SHARED_DOWN] = inner[::-1]
     return shapes

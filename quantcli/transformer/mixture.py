@@ -26,13 +26,18 @@ class Routing:
         return tokens, self.weights[tokens, slots, None]
 
 
-def route(logits: np.ndarray, used: int, normalized: bool) -> Routing:
-    """Softmax over the router's logits float32 [tokens, n_expert], and the `used` largest."""
+def route(logits: np.ndarray, used: int, normalized: bool, scale: float = 1.0) -> Routing:
+    """Softmax over the router's logits float32 [tokens, n_expert], and the `used` largest.
+
+    scale: of the weights in the end.
+    """
     p = softmax(logits)
     experts = np.argsort(-p, axis=1, kind="stable")[:, :used]
     weights = np.take_along_axis(p, experts, axis=1)
     if normalized:
         weights /= np.maximum(weights.sum(axis=1, keepdims=True), SMALLEST_SUM)
+    if scale != 1:
+        weights *= np.float32(scale)
     return Routing(experts, weights)
 
 
@@ -42,11 +47,11 @@ def mix(block: "Block", y: np.ndarray, tap: "Tap") -> np.ndarray:
     `tap` gets what each expert sees: its own tokens only; experts that no token goes to are left
     out. Raises BadInputError naming the site whose input is not finite.
     """
-    wiring, counts = block.wiring.mixture, block.sizes.experts
+    wiring, counts = block.wiring.mixture, block.experts
     if wiring is None or counts is None:
         raise RuntimeError("a block without experts")
     logits, *shared = block.meet("ffn", y, tap)
-    routing = route(logits, counts.used, wiring.normalized)
+    routing = route(logits, counts.used, wiring.normalized, counts.scale)
     out = np.zeros_like(y)
     for expert in range(counts.count):
         tokens, weights = routing.of(expert)
@@ -57,10 +62,11 @@ def mix(block: "Block", y: np.ndarray, tap: "Tap") -> np.ndarray:
             made *= weights
             out[tokens] += made
     if shared:
-        share, gated, up = shared
+        *share, gated, up = shared
         inner = gate(block.wiring.activation, gated, up)
         (made,) = block.meet("ffn_down_shexp", inner, tap)
-        made *= sigmoid(share)
+        if share:
+            made *= sigmoid(share[0])
         out += made
     return out
 

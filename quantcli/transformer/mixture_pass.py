@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 def mix_and_pull(block: "BlockPass", x: np.ndarray) -> tuple[np.ndarray, Pull]:
     """See mixture.mix, of x [tokens, n_embd]."""
-    mixture, counts = block.wiring.mixture, block.sizes.experts
+    mixture, counts = block.wiring.mixture, block.experts
     if mixture is None or counts is None:
         raise RuntimeError("a block without experts")
     (logits,), pull_router = block.linears((wiring.ROUTER,), x)
-    routing = route(logits, counts.used, mixture.normalized)
+    routing = route(logits, counts.used, mixture.normalized, counts.scale)
     out, each = np.zeros_like(x), []
     both, down = wiring.EXPERT.values()
     for expert in range(counts.count):
@@ -36,7 +36,7 @@ def mix_and_pull(block: "BlockPass", x: np.ndarray) -> tuple[np.ndarray, Pull]:
         chosen = np.zeros(logits.shape, bool)
         for expert, tokens, weights, made, back in each:
             dx[tokens] += back(dy[tokens] * weights)
-            dweights[tokens, expert] = np.vecdot(dy[tokens], made)
+            dweights[tokens, expert] = np.vecdot(dy[tokens], made) * np.float32(counts.scale)
             chosen[tokens, expert] = True
         dlogits = _pull_weights(logits, dweights, chosen, mixture.normalized)
         dx += pull_router([dlogits])
@@ -44,13 +44,15 @@ def mix_and_pull(block: "BlockPass", x: np.ndarray) -> tuple[np.ndarray, Pull]:
 
     if not counts.n_ff_shared:
         return out, pull
-    shared, pull_shared = _shared(block, x)
+    shared, pull_shared = _shared(block, x, mixture.shared_gate)
     return out + shared, lambda dy: pull(dy) + pull_shared(dy)
 
 
-def _shared(block: "BlockPass", x: np.ndarray) -> tuple[np.ndarray, Pull]:
-    (share,), pull_share = block.linears(wiring.SHARED[:1], x)
-    made, back = block.gated(wiring.SHARED[1:], (wiring.SHARED_DOWN,), x)
+def _shared(block: "BlockPass", x: np.ndarray, gated: bool) -> tuple[np.ndarray, Pull]:
+    made, back = block.gated(wiring.SHARED, (wiring.SHARED_DOWN,), x)
+    if not gated:
+        return made, back
+    (share,), pull_share = block.linears((wiring.SHARED_GATE,), x)
     s = sigmoid(share)
 
     def pull(dy: np.ndarray) -> np.ndarray:

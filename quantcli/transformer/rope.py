@@ -2,23 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import numpy as np
 
 from quantcli.errors import UnsupportedError
-
-
-class Keys(Protocol):
-    """Checked access to metadata."""
-
-    def name(self, key: str) -> str: ...
-
-    def get(self, key: str) -> Any: ...
-
-    def count(self, key: str, default: int | None = None) -> int: ...
-
-    def number(self, key: str, default: float | None = None) -> float: ...
+from quantcli.transformer.keys import Keys
 
 
 @dataclass(frozen=True)
