@@ -1,5 +1,6 @@
 """Latent attention: what its heads see, the tensors it is read from, and every kind of source."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from conftest import Call
 from gguf_contents import contents
 from slow_twins import slow_twin
 from tiny_adapters import ADAPTERS, Spec, build_adapter, delta_of
-from tiny_latent import VARIANTS
+from tiny_latent import VARIANTS, shapes_of
 from tiny_models import build
 
 import quantcli
+from quantcli.architectures import find
 from quantcli.calibration import calibrate, read_imatrix, read_text, unreached, write_imatrix
 from quantcli.checkpoint import AdapterRef
 from quantcli.methods import awq
@@ -27,6 +29,8 @@ from quantcli.planning.memory import sequence_memory
 from quantcli.recipes.unquantized import is_quantizable
 from quantcli.transformer import Site, Transformer
 from quantcli.transformer.block import matrix, rest_of
+from quantcli.transformer.hyperparameters import read_hyperparameters
+from quantcli.transformer.latent_sizes import Latent
 
 TEXT = Path(__file__).parent / "data" / "tokenizer" / "text.txt"
 SPLIT = "model.layers.1.self_attn.kv_b_proj.weight"
@@ -165,6 +169,53 @@ def test_plain_queries_take_the_scales_of_the_lite_model(tmp_path: Path) -> None
     fold = folds["blk.3.attn_k_b.1"]
     assert (fold.producer, fold.site.expert) == ("blk.3.attn_q", 1)
     np.testing.assert_array_equal(fold.sources, np.arange(48, 48 + 32))
+
+
+# What DeepSeek-V2-Lite says (and DeepSeek-Coder-V2-Lite).
+LITE = {
+    **VARIANTS["deepseek2", "lite"][0],
+    "architectures": ["DeepseekV2ForCausalLM"],
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "max_position_embeddings": 163840,
+    "hidden_size": 2048,
+    "intermediate_size": 10944,
+    "num_hidden_layers": 27,
+    "num_attention_heads": 16,
+    "num_key_value_heads": 16,
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "first_k_dense_replace": 1,
+    "n_routed_experts": 64,
+    "num_experts_per_tok": 6,
+    "n_shared_experts": 2,
+    "moe_intermediate_size": 1408,
+    "topk_method": "greedy",
+    "norm_topk_prob": False,
+    "attention_bias": False,
+    "aux_loss_alpha": 0.001,
+    "seq_aux": True,
+    "pretraining_tp": 1,
+    "tie_word_embeddings": False,
+    "vocab_size": 102400,
+}
+
+
+def test_the_published_lite_model_fits() -> None:
+    family = find(LITE)
+    metadata = family.metadata(LITE)
+    tensors = family.tensors(LITE, shapes_of("deepseek2", LITE))
+    assert sum(math.prod(tensor.shape) for tensor in tensors) == 15_706_484_224
+    shapes = {tensor.name: tensor.shape for tensor in tensors}
+    assert shapes["blk.26.attn_k_b.weight"] == (16, 512, 128)
+    assert shapes["blk.1.ffn_down_exps.weight"] == (64, 2048, 1408)
+    sizes = read_hyperparameters(metadata)
+    assert sizes.latent == Latent(n=512, n_query=0, n_still=128, n_value=128)
+    magnitude = 1 + 0.1 * 0.707 * math.log(40)
+    assert sizes.attention_scale == pytest.approx(magnitude**2 / math.sqrt(192), rel=1e-6)
+    assert (sizes.experts_of(0), sizes.rope.magnitude) == (None, 1)
 
 
 # -- importance ---------------------------------------------------------------------------------
