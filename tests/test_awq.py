@@ -127,6 +127,7 @@ LEFT_OUT = {
     "gpt_neox": ["ffn_down"],
     "nemotron": ["ffn_down"],
     "olmo3": ["attn", "ffn"],
+    "gpt2": ["ffn_down"],
 }
 
 

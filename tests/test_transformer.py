@@ -76,6 +76,9 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("nemotron", "gqa", {"activation": "gelu"}),
     ("olmo3", "yarn", {"local_rope": False}),
     ("olmo3", "yarn", {"global_every": 0}),
+    ("gpt2", "tied", {"rope": "neox"}),
+    ("gpt2", "odd", {"activation": "silu"}),
+    ("gpt2", "odd", {"parallel": True}),
     ("qwen3moe", "eight", {"mixture": Mixture(normalized=False)}),
     ("qwen2moe", "shared", {"mixture": Mixture(normalized=True, shared=True)}),
 ]

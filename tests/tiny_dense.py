@@ -89,6 +89,25 @@ FAMILIES: dict[str, Config] = {
         "intermediate_size": 256,
         "sliding_window": 64,
     },
+    "gpt2": {
+        "architectures": ["GPT2LMHeadModel"],
+        "rms_norm_eps": None,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "n_ctx": 512,
+    },
+}
+
+# Families whose config.json has names of its own for what the others share; None: no such key.
+RENAMED: dict[str, dict[str, str | None]] = {
+    "gpt2": {
+        "hidden_size": "n_embd",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "n_positions",
+        "num_key_value_heads": None,
+        "intermediate_size": None,
+    },
 }
 
 VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
@@ -191,12 +210,14 @@ VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
         "F32",
         2,
     ),
+    ("gpt2", "tied"): ({"tie_word_embeddings": True}, "gpt2", "BF16", 1),
+    ("gpt2", "odd"): ({**ODD_MHA, "layer_norm_epsilon": 1e-6}, "gpt2", "F32", 2),
 }
 
 
 def shapes_of(family: str, config: Config) -> Shapes:
     """Every tensor in stored order."""
-    make = {"gpt_neox": _gpt_neox}.get(family, _llama_like)
+    make = {"gpt_neox": _gpt_neox, "gpt2": _gpt2}.get(family, _llama_like)
     return make(family, config)
 
 
@@ -274,6 +295,29 @@ def _gpt_neox(_: str, config: Config) -> Shapes:
             _add(shapes, f"gpt_neox.layers.{i}.{name}", shape, bias=True)
     _add(shapes, "gpt_neox.final_layer_norm", (hidden,), bias=True)
     shapes["embed_out.weight"] = (config["vocab_size"], hidden)
+    return shapes
+
+
+def _gpt2(_: str, config: Config) -> Shapes:
+    """Matrices [n_in, n_out]; names as the first files have them if the head is tied."""
+    hidden = config["hidden_size"]
+    prefix = "" if config["tie_word_embeddings"] else "transformer."
+    shapes: Shapes = {f"{prefix}wte.weight": (config["vocab_size"], hidden)}
+    shapes[f"{prefix}wpe.weight"] = (config["max_position_embeddings"], hidden)
+    for i in range(config["num_hidden_layers"]):
+        for name, shape in {
+            "ln_1": (hidden,),
+            "attn.c_attn": (hidden, 3 * hidden),
+            "attn.c_proj": (hidden, hidden),
+            "ln_2": (hidden,),
+            "mlp.c_fc": (hidden, 4 * hidden),
+            "mlp.c_proj": (4 * hidden, hidden),
+        }.items():
+            shapes[f"{prefix}h.{i}.{name}.weight"] = shape
+            shapes[f"{prefix}h.{i}.{name}.bias"] = shape[-1:]
+    _add(shapes, f"{prefix}ln_f", (hidden,), bias=True)
+    if prefix:
+        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
     return shapes
 
 

@@ -1,0 +1,111 @@
+"""GPT-2: learned positions, layer norms, q, k, v in one tensor, matrices stored transposed."""
+
+import numpy as np
+
+from quantcli.architectures.architecture import Architecture
+from quantcli.architectures.config import Config, show
+from quantcli.architectures.layers import LAYER_EPS, LENGTHS
+from quantcli.architectures.tensors import Tensor
+from quantcli.architectures.wiring import FUSED, Wiring, folds_without
+from quantcli.errors import UnsupportedError
+
+_INNER = "4*hidden_size"
+
+
+def _n_ff(config: Config) -> np.uint32:
+    return np.uint32(config.size(_INNER))
+
+
+def _inner_size(config: Config) -> None:
+    """Refuse what the converter, which writes 4 n_embd, does not see: UnsupportedError."""
+    given, computed = config.get("n_inner"), config.size(_INNER)
+    if given not in (None, computed):
+        raise UnsupportedError(
+            f"config.json: n_inner = {show(given)} is not supported for GPT-2 (llama.cpp computes"
+            f" 4 * n_embd = {computed})"
+        )
+
+
+def _context(config: Config) -> None:
+    """The runtime takes the table of positions for as long as the context: UnsupportedError."""
+    given, positions = config.get("n_ctx"), config.count("max_position_embeddings")
+    if given not in (None, positions):
+        raise UnsupportedError(
+            f"config.json: n_ctx = {show(given)} is not supported for GPT-2 (llama.cpp computes"
+            f" n_positions = {positions})"
+        )
+
+
+def _not_quantized(config: Config) -> None:
+    """Formats of quantized weights differ in whether they turn the matrices: UnsupportedError."""
+    for key in ("quantization_config", "compression_config"):
+        if config.get(key) is not None:
+            raise UnsupportedError(
+                f"config.json: {key} is not supported for GPT-2, whose matrices are stored"
+                " transposed: convert the original"
+            )
+
+
+def _linear(gguf: str, source: str, rows: str, columns: str) -> Tensor:
+    return Tensor(f"blk.{{}}.{gguf}", f"h.{{}}.{source}", (rows, columns), True, transposed=True)
+
+
+GPT2 = Architecture(
+    name="GPT-2",
+    classes=("GPT2LMHeadModel",),
+    gguf="gpt2",
+    parameters=(
+        *(
+            length
+            for length in LENGTHS
+            if length.source not in ("num_key_value_heads", "intermediate_size")
+        ),
+        LAYER_EPS,
+    ),
+    computed={"feed_forward_length": _n_ff},
+    prefix="transformer.",
+    embedding=Tensor("token_embd", "wte", ("vocab_size", "hidden_size")),
+    positions=Tensor("position_embd", "wpe", ("max_position_embeddings", "hidden_size")),
+    block=(
+        Tensor("blk.{}.attn_norm", "h.{}.ln_1", ("hidden_size",), bias=True),
+        _linear("attn_qkv", "attn.c_attn", "3*hidden_size", "hidden_size"),
+        _linear("attn_output", "attn.c_proj", "hidden_size", "hidden_size"),
+        Tensor("blk.{}.ffn_norm", "h.{}.ln_2", ("hidden_size",), bias=True),
+        _linear("ffn_up", "mlp.c_fc", _INNER, "hidden_size"),
+        _linear("ffn_down", "mlp.c_proj", "hidden_size", _INNER),
+    ),
+    final_norm=Tensor("output_norm", "ln_f", ("hidden_size",), bias=True),
+    defaults={
+        "max_position_embeddings": 1024,
+        "layer_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    },
+    aliases={
+        "hidden_size": "n_embd",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "n_positions",
+        "layer_norm_eps": "layer_norm_epsilon",
+    },
+    rope=None,
+    accepts={
+        "activation_function": ("gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu"),
+        "num_key_value_heads": (),
+        "head_dim": (),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+        "add_cross_attention": (False,),
+    },
+    checks=(_inner_size, _context, _not_quantized),
+    ignores=(".attn.bias", ".attn.masked_bias"),
+    wiring=Wiring(
+        rope="",
+        positions=True,
+        activation="gelu",
+        gated=False,
+        sites=FUSED,
+        folds=folds_without("ffn_down", fused_qkv=True),
+        norm="layer",
+        norm_bias=True,
+    ),
+)
