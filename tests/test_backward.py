@@ -57,7 +57,7 @@ class Double:
     """A model in float64."""
 
     def __init__(self, model: Model) -> None:
-        self.sizes = read_hyperparameters(model.metadata)
+        self.sizes = read_hyperparameters(model.metadata, model.shapes)
         self.run = Transformer(model)
         self.weights = {
             name: model.rows(name).astype(np.float64).reshape(shape)

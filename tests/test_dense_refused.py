@@ -38,6 +38,13 @@ BAD: list[Case] = [
     ("gpt2-odd", {"n_positions": 256, "n_ctx": None}, "max_position_embeddings = 256"),
     ("gpt2-tied", {"tie_word_embeddings": False}, "lm_head.weight"),
     ("gpt2-tied", {"layer_norm_epsilon": 0}, "layer_norm_eps = 0"),
+    ("gpt2-tied", {"n_embd": 2**31}, "4*hidden_size = 8589934592 is too large"),
+    ("falcon-grouped", {"num_kv_heads": 3}, "not a multiple of num_key_value_heads = 3"),
+    ("falcon-grouped", {"num_kv_heads": 0}, "num_kv_heads = 0"),
+    ("falcon-grouped", {"num_kv_heads": 4}, "query_key_value.weight"),
+    ("falcon-grouped", {"new_decoder_architecture": "x"}, "new_decoder_architecture = 'x'"),
+    ("falcon-grouped", {"num_ln_in_parallel_attn": 1}, "input_layernorm.weight"),
+    ("falcon-mha", {"multi_query": True}, "query_key_value.weight"),
 ]
 
 UNSUPPORTED: list[Case] = [
@@ -74,6 +81,14 @@ UNSUPPORTED: list[Case] = [
     ("gpt2-odd", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     ("gpt2-odd", {"add_cross_attention": True}, "add_cross_attention"),
     ("gpt2-odd", {"quantization_config": {}}, "quantization_config"),
+    ("falcon-shared", {"alibi": True}, "alibi = True"),
+    ("falcon-shared", {"bias": True}, "bias = True"),
+    ("falcon-shared", {"parallel_attn": False}, "parallel_attn = False"),
+    ("falcon-shared", {"ffn_hidden_size": 512}, "ffn_hidden_size = 512"),
+    ("falcon-shared", {"activation": "relu"}, "activation = 'relu'"),
+    ("falcon-shared", {"num_ln_in_parallel_attn": 3}, "num_ln_in_parallel_attn = 3"),
+    ("falcon-grouped", {"rope_theta": 5000042.0}, "rope_theta = 5.00004e+06"),
+    ("falcon-grouped", {"rope_scaling": {"type": "linear", "factor": 2}}, "linear"),
 ]
 
 

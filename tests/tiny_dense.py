@@ -96,6 +96,18 @@ FAMILIES: dict[str, Config] = {
         "layer_norm_epsilon": 1e-5,
         "n_ctx": 512,
     },
+    "falcon": {
+        "architectures": ["FalconForCausalLM"],
+        "rms_norm_eps": None,
+        "num_key_value_heads": None,
+        "activation": "gelu_new",
+        "alibi": False,
+        "bias": False,
+        "layer_norm_epsilon": 1e-5,
+        "multi_query": True,
+        "new_decoder_architecture": False,
+        "parallel_attn": True,
+    },
 }
 
 # Families whose config.json has names of its own for what the others share; None: no such key.
@@ -107,6 +119,11 @@ RENAMED: dict[str, dict[str, str | None]] = {
         "max_position_embeddings": "n_positions",
         "num_key_value_heads": None,
         "intermediate_size": None,
+    },
+    "falcon": {
+        "num_key_value_heads": "num_kv_heads",
+        "intermediate_size": None,
+        "max_position_embeddings": None,
     },
 }
 
@@ -212,12 +229,26 @@ VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
     ),
     ("gpt2", "tied"): ({"tie_word_embeddings": True}, "gpt2", "BF16", 1),
     ("gpt2", "odd"): ({**ODD_MHA, "layer_norm_epsilon": 1e-6}, "gpt2", "F32", 2),
+    ("falcon", "shared"): ({"tie_word_embeddings": True}, "gpt2", "BF16", 1),
+    ("falcon", "grouped"): (
+        {"new_decoder_architecture": True, "num_key_value_heads": 2},
+        "gpt2",
+        "F16",
+        2,
+    ),
+    ("falcon", "odd"): (
+        {**ODD_MHA, "new_decoder_architecture": True, "num_ln_in_parallel_attn": 1},
+        "gpt2",
+        "F32",
+        2,
+    ),
+    ("falcon", "mha"): ({**ODD_MHA, "multi_query": False}, "gpt2", "F32", 1),
 }
 
 
 def shapes_of(family: str, config: Config) -> Shapes:
     """Every tensor in stored order."""
-    make = {"gpt_neox": _gpt_neox, "gpt2": _gpt2}.get(family, _llama_like)
+    make = {"gpt_neox": _gpt_neox, "gpt2": _gpt2, "falcon": _falcon}.get(family, _llama_like)
     return make(family, config)
 
 
@@ -317,6 +348,28 @@ def _gpt2(_: str, config: Config) -> Shapes:
             shapes[f"{prefix}h.{i}.{name}.bias"] = shape[-1:]
     _add(shapes, f"{prefix}ln_f", (hidden,), bias=True)
     if prefix:
+        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
+    return shapes
+
+
+def _falcon(_: str, config: Config) -> Shapes:
+    hidden, newer = config["hidden_size"], config["new_decoder_architecture"]
+    shared = config["multi_query"] and not newer
+    q, kv = _heads({**config, "num_key_value_heads": 1} if shared else config)
+    two = newer and config.get("num_ln_in_parallel_attn") != 1
+    shapes: Shapes = {"transformer.word_embeddings.weight": (config["vocab_size"], hidden)}
+    for i in range(config["num_hidden_layers"]):
+        for norm in ("ln_attn", "ln_mlp") if two else ("input_layernorm",):
+            _add(shapes, f"transformer.h.{i}.{norm}", (hidden,), bias=True)
+        for name, shape in {
+            "self_attention.query_key_value": (q + 2 * kv, hidden),
+            "self_attention.dense": (hidden, hidden),
+            "mlp.dense_h_to_4h": (4 * hidden, hidden),
+            "mlp.dense_4h_to_h": (hidden, 4 * hidden),
+        }.items():
+            _add(shapes, f"transformer.h.{i}.{name}", shape, bias=False)
+    _add(shapes, "transformer.ln_f", (hidden,), bias=True)
+    if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (config["vocab_size"], hidden)
     return shapes
 

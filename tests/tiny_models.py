@@ -257,7 +257,7 @@ def describe(family: str, variant: str, **changes: Any) -> tuple[dict[str, Any],
     shapes = _shapes(family, config)
     for key, own in tiny_dense.RENAMED.get(family, {}).items():
         value = config.pop(key)
-        if own is not None:
+        if own is not None and value is not None:
             config[own] = value
     if spec.multimodal:
         del config["architectures"]

@@ -5,7 +5,7 @@ published files rely on it. A key that is present but null has no value, as in t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,14 +30,20 @@ class Config:
         values: Mapping[str, Any],
         defaults: Mapping[str, Any],
         aliases: Mapping[str, str] | None = None,
+        derived: Mapping[str, Callable[["Config"], Any]] | None = None,
     ) -> None:
-        """defaults: values of keys the file leaves out; aliases: other names that come first."""
+        """defaults: values of keys the file leaves out; aliases: other names that come first;
+        derived: what the file's other keys make of a key, whatever it says.
+
+        Raises BadInputError, from `derived`.
+        """
         text = values.get("text_config")  # multimodal files keep the language model's keys inside
         given = {**values, **(text if isinstance(text, Mapping) else {})}
         for key, other in (aliases or {}).items():
             if given.get(other) is not None:
                 given[key] = given[other]
         self._values = {**defaults, **given}
+        self._values |= {key: make(self) for key, make in (derived or {}).items()}
 
     def get(self, key: str) -> Any:
         """The value as the file or the defaults have it, else None. Unchecked."""
@@ -72,6 +78,8 @@ class Config:
         for term in expression.split("+"):
             parts = term.split("*")
             total += math.prod(int(p) if p.isdecimal() else self.count(p) for p in parts)
+        if total > _UINT32_MAX:
+            raise bad(f"{expression} = {total} is too large")
         return total
 
     def _required(self, key: str) -> Any:

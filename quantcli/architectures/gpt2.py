@@ -1,29 +1,13 @@
 """GPT-2: learned positions, layer norms, q, k, v in one tensor, matrices stored transposed."""
 
-import numpy as np
-
-from quantcli.architectures.architecture import Architecture
+from quantcli.architectures.architecture import Architecture, Parameter
 from quantcli.architectures.config import Config, show
-from quantcli.architectures.layers import LAYER_EPS, LENGTHS
+from quantcli.architectures.layers import LAYER_EPS, fourfold_mlp, lengths_without
 from quantcli.architectures.tensors import Tensor
 from quantcli.architectures.wiring import FUSED, Wiring, folds_without
 from quantcli.errors import UnsupportedError
 
 _INNER = "4*hidden_size"
-
-
-def _n_ff(config: Config) -> np.uint32:
-    return np.uint32(config.size(_INNER))
-
-
-def _inner_size(config: Config) -> None:
-    """Refuse what the converter, which writes 4 n_embd, does not see: UnsupportedError."""
-    given, computed = config.get("n_inner"), config.size(_INNER)
-    if given not in (None, computed):
-        raise UnsupportedError(
-            f"config.json: n_inner = {show(given)} is not supported for GPT-2 (llama.cpp computes"
-            f" 4 * n_embd = {computed})"
-        )
 
 
 def _context(config: Config) -> None:
@@ -55,14 +39,10 @@ GPT2 = Architecture(
     classes=("GPT2LMHeadModel",),
     gguf="gpt2",
     parameters=(
-        *(
-            length
-            for length in LENGTHS
-            if length.source not in ("num_key_value_heads", "intermediate_size")
-        ),
+        *lengths_without("attention.head_count_kv", "feed_forward_length"),
+        Parameter("feed_forward_length", _INNER),
         LAYER_EPS,
     ),
-    computed={"feed_forward_length": _n_ff},
     prefix="transformer.",
     embedding=Tensor("token_embd", "wte", ("vocab_size", "hidden_size")),
     positions=Tensor("position_embd", "wpe", ("max_position_embeddings", "hidden_size")),
@@ -96,7 +76,7 @@ GPT2 = Architecture(
         "scale_attn_by_inverse_layer_idx": (False,),
         "add_cross_attention": (False,),
     },
-    checks=(_inner_size, _context, _not_quantized),
+    checks=(fourfold_mlp("n_inner"), _context, _not_quantized),
     ignores=(".attn.bias", ".attn.masked_bias"),
     wiring=Wiring(
         rope="",

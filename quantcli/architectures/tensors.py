@@ -25,7 +25,8 @@ class Tensor:
     rope turns; order: numbers of the source rows in their new order; add: added to every value
     (Gemma's norms multiply by 1 + weight); experts: the key with the number of experts, whose
     matrices of that shape are stacked (their number is the second "{}" of `source`);
-    transposed: the checkpoint holds the transpose of the weight (GPT-2's Conv1D).
+    transposed: the checkpoint holds the transpose of the weight (GPT-2's Conv1D); when: whether a
+    config has it, None: all do.
     """
 
     gguf: str
@@ -37,6 +38,7 @@ class Tensor:
     add: float = 0.0
     experts: str = ""
     transposed: bool = False
+    when: Callable[[Config], bool] | None = None
 
 
 @dataclass(frozen=True, eq=False)
