@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from conftest import Call
 from gguf_contents import contents
-from hub_client import Start
 from packers import CASES
 from packing import write_pair
 from test_architectures import read_safetensors
@@ -16,10 +15,11 @@ from tiny_models import build
 
 import quantcli
 from quantcli import encoding
+from quantcli.architectures import OutputTensor
+from quantcli.checkpoint import open_checkpoint
 from quantcli.model import open_model
-from quantcli.planning import cutting
-
-pytest_plugins = ["hub_fixtures"]
+from quantcli.planning import Job, cutting, make_plan
+from quantcli.planning.held import held_bytes, is_whole
 
 NAME, SOURCE = "blk.1.ffn_down.weight", "transformer.h.1.mlp.c_proj.weight"
 
@@ -69,10 +69,30 @@ def test_pieces_and_processes_change_no_byte(
     assert converted("pieces.gguf", threads=2) == whole
 
 
-def test_streams_are_refused_while_planning(hub: Start, call: Call, folder: Path) -> None:
-    hub({"org/name": folder})
-    done = call("convert", "org/name", "--stream", "-t", "Q8_0", "-o", "x.gguf")
-    assert done.failed_with(4, "--stream", "stored transposed", "GPT-2")
+def test_a_stream_holds_one_matrix_and_counts_it(folder: Path) -> None:
+    """The bytes of its outputs are compared in tests/test_stream.py."""
+    origins = {origin.name: origin for origin in make_plan(Job(str(folder), ("F16",))).origins}
+    tensors = open_checkpoint(str(folder)).tensors
+    assert [name for name, origin in origins.items() if is_whole(origin)] == [
+        f"blk.{i}.{linear}.weight"
+        for i in (0, 1)
+        for linear in ("attn_qkv", "attn_output", "ffn_up", "ffn_down")
+    ]
+    assert held_bytes(list(origins.values()), tensors) == 4 * 96 * 384
+
+
+@pytest.mark.parametrize(
+    ("order", "whole"),
+    [
+        (np.arange(64), False),
+        (np.arange(64).reshape(4, 2, 8).swapaxes(1, 2).reshape(-1), False),  # pairs within heads
+        (np.arange(64).reshape(4, 2, 8).swapaxes(0, 1).reshape(-1), True),  # parts of heads
+        (np.arange(64)[::-1], True),
+    ],
+)
+def test_rows_that_move_far_are_held(order: np.ndarray, whole: bool) -> None:
+    assert is_whole(OutputTensor("x", (64, 8), "y", order)) == whole
+    assert is_whole(OutputTensor("x", (64,), "y", order))
 
 
 @pytest.mark.parametrize("more", [(), ("--lora-only",)])

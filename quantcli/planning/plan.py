@@ -22,6 +22,7 @@ from quantcli.methods.awq import left_out
 from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.model import CheckpointModel, stacked
 from quantcli.planning.file import PlannedFile, PlannedTensor
+from quantcli.planning.held import held_bytes
 from quantcli.planning.job import Job, check_stream
 from quantcli.planning.lora import (
     lora_memory,
@@ -95,6 +96,7 @@ class Plan:
         merging = lora_memory(self.adapters, self.job.threads)
         if self.job.stream:
             merging += stream_memory(self.job.threads, self.weights)
+            merging += held_bytes(self.origins, self.checkpoint.tensors)
         if self.calibration is None:
             return needed + merging
         shapes = {origin.name: origin.shape for origin in self.origins}
