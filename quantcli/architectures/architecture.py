@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from quantcli.architectures.config import Config, bad, show
+from quantcli.architectures.config import UINT32_MAX, Config, bad, show
 from quantcli.architectures.rope import RopeStyle, frequency_factors, long_factors
 from quantcli.architectures.tensors import OutputTensor, Shape, SourceTensors, Tensor
 from quantcli.architectures.wiring import Wiring
@@ -51,7 +51,10 @@ class Parameter:
         if self.dtype is bool:
             return config.flag(self.source)
         if self.dtype is np.uint32:
-            return np.uint32(config.size(self.source))
+            size = config.size(self.source)
+            if size > UINT32_MAX:
+                raise bad(f"{self.source} = {size} is too large")
+            return np.uint32(size)
         return np.float32(config.number(self.source))
 
 

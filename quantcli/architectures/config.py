@@ -12,7 +12,7 @@ import numpy as np
 
 from quantcli.errors import BadInputError
 
-_UINT32_MAX = 2**32 - 1
+UINT32_MAX = 2**32 - 1
 
 # What the configuration classes compute for a key without value: another key, or a division.
 _DERIVED = {
@@ -57,7 +57,7 @@ class Config:
         if self.get(key) is None and key in _DERIVED:
             return self._derived(key, _DERIVED[key])
         value = self._required(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _UINT32_MAX:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= UINT32_MAX:
             raise bad(f"{key} = {show(value)}, expected a whole number above zero")
         return value
 
@@ -78,8 +78,6 @@ class Config:
         for term in expression.split("+"):
             parts = term.split("*")
             total += math.prod(int(p) if p.isdecimal() else self.count(p) for p in parts)
-        if total > _UINT32_MAX:
-            raise bad(f"{expression} = {total} is too large")
         return total
 
     def _required(self, key: str) -> Any:
