@@ -47,7 +47,7 @@ class Loaded:
 
     @property
     def sizes(self) -> Hyperparameters:
-        return read_hyperparameters(self.metadata)
+        return read_hyperparameters(self.metadata, self.tensors)
 
     @property
     def tied(self) -> bool:
@@ -127,6 +127,8 @@ LEFT_OUT = {
     "gpt_neox": ["ffn_down"],
     "nemotron": ["ffn_down"],
     "olmo3": ["attn", "ffn"],
+    "gpt2": ["ffn_down"],
+    "falcon": ["attn", "ffn", "ffn_down"],  # one norm, unless there are two
     "deepseek2": ["attn_v_b"],  # latent vectors, in which keys are compared, too
 }
 
@@ -145,7 +147,7 @@ def test_every_input_is_folded_or_said(tmp_path: Path, family: str) -> None:
     folds = [fold.site.name.split(".")[2] for fold in awq.block_folds(sizes, last)]
     shorts = list(dict.fromkeys(folds))  # one of each head
     if sizes.experts is not None:
-        expected = [s for s in sizes.sites if s not in (*LEFT_OUT.get(family, []), *MLP)]
+        expected = [s for s in sizes.wiring.sites if s not in (*LEFT_OUT.get(family, []), *MLP)]
         assert shorts == expected
         assert [site for site in dict(awq.left_out(sizes, tied=False)) if site not in MLP] == (
             LEFT_OUT.get(family, [])
@@ -154,7 +156,7 @@ def test_every_input_is_folded_or_said(tmp_path: Path, family: str) -> None:
         assert ["experts" in said[short] for short in ("ffn", "ffn_down")] == [True, True]
         return
     expected = LEFT_OUT.get(family, [])
-    assert shorts == [short for short in sizes.sites if short not in expected]
+    assert shorts == [short for short in sizes.wiring.sites if short not in expected]
     assert [site for site, _ in awq.left_out(sizes, tied=False)] == expected
     site, reason = awq.left_out(sizes, tied=True)[-1]
     assert (site, "embedding" in reason) == ("output", True)
@@ -164,6 +166,16 @@ def test_every_input_is_folded_or_said(tmp_path: Path, family: str) -> None:
     assert awq.head_fold(plain, tied=False) is None
     said = [site for site, _ in awq.left_out(plain, tied=False)]
     assert said == ["attn_output", "ffn", "ffn_down", "output"]
+
+
+def test_falcons_second_norm_takes_scales(tmp_path: Path) -> None:
+    sizes = Loaded.of(open_model(str(build(tmp_path / "source", "falcon", "grouped")))).sizes
+    assert [(fold.site.name, fold.producer) for fold in awq.block_folds(sizes, 1)] == [
+        ("blk.1.attn", "blk.1.attn_norm_2"),
+        ("blk.1.attn_output", "blk.1.attn_qkv"),
+        ("blk.1.ffn", "blk.1.attn_norm"),
+    ]
+    assert [site for site, _ in awq.left_out(sizes, tied=False)] == ["ffn_down"]
 
 
 @dataclass

@@ -211,7 +211,7 @@ def test_the_published_lite_model_fits() -> None:
     shapes = {tensor.name: tensor.shape for tensor in tensors}
     assert shapes["blk.26.attn_k_b.weight"] == (16, 512, 128)
     assert shapes["blk.1.ffn_down_exps.weight"] == (64, 2048, 1408)
-    sizes = read_hyperparameters(metadata)
+    sizes = read_hyperparameters(metadata, shapes)
     assert sizes.latent == Latent(n=512, n_query=0, n_still=128, n_value=128)
     magnitude = 1 + 0.1 * 0.707 * math.log(40)
     assert sizes.attention_scale == pytest.approx(magnitude**2 / math.sqrt(192), rel=1e-6)

@@ -10,6 +10,8 @@ from tiny_models import VARIANTS, build, describe
 
 import quantcli
 from quantcli.architectures import find
+from quantcli.architectures.deepseek import DEEPSEEK2
+from quantcli.architectures.falcon import FALCON
 from quantcli.architectures.wiring import Mixture
 from quantcli.model import open_model
 from quantcli.transformer import Site, Transformer, block, hyperparameters, scratch, transformer
@@ -43,7 +45,11 @@ def test_logits_equal_transformers(tmp_path: Path, family: str, variant: str) ->
     assert recorded_error(build(tmp_path / "source", family, variant), family, variant) < TOLERANCE
 
 
-DEEPSEEK = Mixture(normalized=False, shared=True, shared_gate=False, scaled=True)
+assert FALCON.wiring is not None
+_FALCON = FALCON.wiring.with_tensor["attn_norm_2"]
+assert DEEPSEEK2.wiring is not None
+_DEEPSEEK = DEEPSEEK2.wiring.with_tensor["attn_q_a"]
+_MIXTURE = Mixture(normalized=False, shared=True, shared_gate=False, scaled=True)
 
 MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", "gqa", {"rope": "neox"}),
@@ -78,11 +84,26 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("nemotron", "gqa", {"activation": "gelu"}),
     ("olmo3", "yarn", {"local_rope": False}),
     ("olmo3", "yarn", {"global_every": 0}),
+    ("gpt2", "tied", {"rope": "neox"}),
+    ("gpt2", "odd", {"activation": "silu"}),
+    ("gpt2", "odd", {"parallel": True}),
+    ("falcon", "shared", {"rope": "norm"}),
+    ("falcon", "shared", {"parallel": False}),
+    ("falcon", "mha", {"activation": "relu2"}),
+    (
+        "falcon",
+        "grouped",
+        {"with_tensor": {"attn_norm_2": replace(_FALCON, norms=("attn_norm", "attn_norm_2"))}},
+    ),
     ("qwen3moe", "eight", {"mixture": Mixture(normalized=False)}),
     ("qwen2moe", "shared", {"mixture": Mixture(normalized=True, shared=True)}),
-    ("deepseek2", "queries", {"rope": "neox"}),
-    ("deepseek2", "queries", {"mixture": replace(DEEPSEEK, normalized=True)}),
-    ("deepseek2", "queries", {"mixture": replace(DEEPSEEK, scaled=False)}),
+    ("deepseek2", "lite", {"rope": "neox"}),
+    ("deepseek2", "lite", {"mixture": replace(_MIXTURE, normalized=True)}),
+    (
+        "deepseek2",
+        "queries",
+        {"with_tensor": {"attn_q_a": replace(_DEEPSEEK, mixture=replace(_MIXTURE, scaled=False))}},
+    ),
 ]
 
 

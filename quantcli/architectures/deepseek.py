@@ -11,17 +11,24 @@ import numpy as np
 from quantcli.architectures.architecture import Architecture, Parameter
 from quantcli.architectures.config import Config, bad, positive, show
 from quantcli.architectures.layers import (
-    LENGTHS,
     RMS_EPS,
     check_experts,
     expert_counts,
     experts,
     gated_mlp,
+    lengths_without,
     norm,
 )
 from quantcli.architectures.rope import RopeStyle
 from quantcli.architectures.tensors import OutputTensor, Tensor
-from quantcli.architectures.wiring import LATENT_FOLDS, Mixture, Wiring
+from quantcli.architectures.wiring import (
+    LATENT,
+    LATENT_FOLDS,
+    LATENT_QUERIES,
+    LATENT_QUERIES_FOLDS,
+    Mixture,
+    Wiring,
+)
 from quantcli.errors import UnsupportedError
 
 _ROPE = RopeStyle(scalings=("yarn",))
@@ -31,8 +38,12 @@ _QUERY = "num_attention_heads*qk_nope_head_dim+num_attention_heads*qk_rope_head_
 _KEYS_VALUES = "num_attention_heads*qk_nope_head_dim+num_attention_heads*v_head_dim"
 
 
+def _dense_blocks(config: Config) -> int:
+    return config.count("first_k_dense_replace", least=0)
+
+
 def _dense(config: Config, block: int) -> bool:
-    return block < config.count("first_k_dense_replace", least=0)
+    return block < _dense_blocks(config)
 
 
 def _sparse(config: Config, block: int) -> bool:
@@ -65,13 +76,13 @@ def _keys_and_values(config: Config, whole: OutputTensor) -> list[OutputTensor]:
 
 def _attention() -> tuple[Tensor, ...]:
     gguf, source, lora = "blk.{}.attn_", "model.layers.{}.self_attn.", "q_lora_rank"
-    latent = replace(norm("attn_q_a_norm", "self_attn.q_a_layernorm", lora), only=_latent_queries)
+    latent = replace(norm("attn_q_a_norm", "self_attn.q_a_layernorm", lora), when=_latent_queries)
     hidden = "hidden_size"
     return (
-        Tensor(f"{gguf}q", f"{source}q_proj", (_QUERY, hidden), only=_plain_queries),
-        Tensor(f"{gguf}q_a", f"{source}q_a_proj", (lora, hidden), only=_latent_queries),
+        Tensor(f"{gguf}q", f"{source}q_proj", (_QUERY, hidden), when=_plain_queries),
+        Tensor(f"{gguf}q_a", f"{source}q_a_proj", (lora, hidden), when=_latent_queries),
         latent,
-        Tensor(f"{gguf}q_b", f"{source}q_b_proj", (_QUERY, lora), only=_latent_queries),
+        Tensor(f"{gguf}q_b", f"{source}q_b_proj", (_QUERY, lora), when=_latent_queries),
         Tensor(
             f"{gguf}kv_a_mqa",
             f"{source}kv_a_proj_with_mqa",
@@ -107,15 +118,10 @@ def _check_heads(config: Config) -> None:
             f"config.json: num_key_value_heads = {groups} with {heads} heads is not supported"
             " (each head makes keys and values of its own)"
         )
-    if config.count("head_dim") != config.count("qk_rope_head_dim"):
-        raise bad(
-            f"head_dim = {config.count('head_dim')} is not qk_rope_head_dim ="
-            f" {config.count('qk_rope_head_dim')}"
-        )
 
 
 def _check_blocks(config: Config) -> None:
-    dense = config.count("first_k_dense_replace", least=0)
+    dense = _dense_blocks(config)
     if dense >= config.count("num_hidden_layers"):
         raise UnsupportedError(
             f"config.json: first_k_dense_replace = {dense} leaves no block with experts, which is"
@@ -178,12 +184,21 @@ _SHARED = gated_mlp(
     width="n_shared_experts*moe_intermediate_size", source="mlp.shared_experts", gguf="_shexp"
 )
 
+_PLAIN = Wiring(
+    rope="norm",
+    sites=LATENT,
+    folds=LATENT_FOLDS,
+    mixture=Mixture(normalized=False, shared=True, shared_gate=False, scaled=True),
+    latent=True,
+)
+_QUERIES = replace(_PLAIN, sites=LATENT_QUERIES, folds=LATENT_QUERIES_FOLDS)
+
 DEEPSEEK2 = Architecture(
     name="DeepSeek-V2",
     classes=("DeepseekV2ForCausalLM",),
     gguf="deepseek2",
     parameters=(
-        *(length for length in LENGTHS if length.source != "num_key_value_heads"),
+        *lengths_without("attention.head_count_kv"),
         RMS_EPS,
         *expert_counts("num_experts"),
         Parameter("expert_group_count", "n_group", optional=True),
@@ -194,21 +209,15 @@ DEEPSEEK2 = Architecture(
         Parameter("vocab_size", "vocab_size"),
         Parameter("attention.q_lora_rank", "q_lora_rank", optional=True),
         Parameter("attention.kv_lora_rank", "kv_lora_rank"),
+        Parameter("attention.key_length", "kv_lora_rank+qk_rope_head_dim"),
         Parameter("attention.value_length", "kv_lora_rank"),
+        Parameter("attention.key_length_mla", "qk_nope_head_dim+qk_rope_head_dim"),
         Parameter("attention.value_length_mla", "v_head_dim"),
         Parameter("rope.dimension_count", "qk_rope_head_dim"),
     ),
     constants={"attention.head_count_kv": np.uint32(1)},
     computed={
-        "leading_dense_block_count": lambda config: np.uint32(
-            config.count("first_k_dense_replace", least=0)
-        ),
-        "attention.key_length": lambda config: np.uint32(
-            config.size("kv_lora_rank+qk_rope_head_dim")
-        ),
-        "attention.key_length_mla": lambda config: np.uint32(
-            config.size("qk_nope_head_dim+qk_rope_head_dim")
-        ),
+        "leading_dense_block_count": lambda config: np.uint32(_dense_blocks(config)),
         "expert_gating_func": _gating,
         "rope.scaling.yarn_log_multiplier": _yarn_log_multiplier,
     },
@@ -216,8 +225,8 @@ DEEPSEEK2 = Architecture(
         norm("attn_norm", "input_layernorm"),
         *_attention(),
         norm("ffn_norm", "post_attention_layernorm"),
-        *(replace(tensor, only=_dense) for tensor in gated_mlp()),
-        *(replace(tensor, only=_sparse) for tensor in (*_EXPERTS, *_SHARED)),
+        *(replace(tensor, when=_dense) for tensor in gated_mlp()),
+        *(replace(tensor, when=_sparse) for tensor in (*_EXPERTS, *_SHARED)),
     ),
     defaults={
         "num_key_value_heads": None,
@@ -231,13 +240,13 @@ DEEPSEEK2 = Architecture(
         "n_shared_experts": 2,
         "qk_nope_head_dim": 128,
         "qk_rope_head_dim": 64,
-        "head_dim": 64,
         "v_head_dim": 128,
         "routed_scaling_factor": 1.0,
         "moe_intermediate_size": 1407,
         "vocab_size": 102400,
     },
-    aliases={"num_experts": "n_routed_experts", "head_dim": "qk_rope_head_dim"},
+    aliases={"num_experts": "n_routed_experts"},
+    derived={"head_dim": lambda config: config.count("qk_rope_head_dim")},  # what rope turns
     rope=_ROPE,
     # Groups of experts are compared in another way by llama.cpp, that of DeepSeek-V3.
     accepts={
@@ -252,10 +261,5 @@ DEEPSEEK2 = Architecture(
         "moe_layer_freq": (1,),
     },
     checks=(_check_queries, _check_heads, _check_blocks, check_experts, _check_eps, _check_rope),
-    wiring=Wiring(
-        rope="norm",
-        latent=True,
-        folds=LATENT_FOLDS,
-        mixture=Mixture(normalized=False, shared=True, shared_gate=False, scaled=True),
-    ),
+    wiring=replace(_PLAIN, with_tensor={"attn_q_a": _QUERIES}),
 )

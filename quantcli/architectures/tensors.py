@@ -24,9 +24,10 @@ class Tensor:
     number of heads whose rows change from rotate-half order to the adjacent pairs that ggml's
     rope turns; order: numbers of the source rows in their new order; add: added to every value
     (Gemma's norms multiply by 1 + weight); experts: the key with the number of experts, whose
-    matrices of that shape are stacked (their number is the second "{}" of `source`); only: whether
-    a block of that number has it, None where all have; parts: what is made of it where the runtime
-    reads it in several tensors.
+    matrices of that shape are stacked (their number is the second "{}" of `source`);
+    transposed: the checkpoint holds the transpose of the weight (GPT-2's Conv1D); when: whether a
+    block of that number has it, None: all do; parts: what is made of it where the runtime reads it
+    in several tensors.
     """
 
     gguf: str
@@ -37,7 +38,8 @@ class Tensor:
     order: Callable[[Config], np.ndarray] | None = None
     add: float = 0.0
     experts: str = ""
-    only: Callable[[Config, int], bool] | None = None
+    transposed: bool = False
+    when: Callable[[Config, int], bool] | None = None
     parts: "Callable[[Config, OutputTensor], list[OutputTensor]] | None" = None
 
 
@@ -47,9 +49,10 @@ class OutputTensor:
 
     Take `source` (or the generated float32 `data`, or the matrices `stack`, one on the other:
     `shape` is (matrices, rows, columns) then), reorder rows so that row i is source row
-    rows[i], add `add` in float32. `turned`: of (matrices, rows, columns) too, where `rows` become
-    the columns of one matrix after the other. `must_equal` names another source tensor that has to
-    hold the same bytes: llama.cpp reads this one where transformers reads the other.
+    rows[i], add `add` in float32. `must_equal` names another source tensor that has to hold the
+    same bytes: llama.cpp reads this one where transformers reads the other. `transposed`: row i is
+    column i of the source. `turned`: `shape` is (matrices, rows, columns), and `rows` are the
+    columns of one matrix after the other.
     """
 
     name: str
@@ -60,6 +63,7 @@ class OutputTensor:
     data: np.ndarray | None = None
     must_equal: str | None = None
     stack: tuple[str, ...] = ()
+    transposed: bool = False
     turned: bool = False
 
     @property
@@ -71,14 +75,23 @@ class OutputTensor:
 class SourceTensors:
     """The tensors of one checkpoint under the names that the family's own classes use."""
 
-    def __init__(self, config: Config, shapes: Mapping[str, Shape], ignores: Iterable[str]) -> None:
-        """`ignores`: substrings of names to leave out. Raises BadInputError for a name twice."""
+    def __init__(
+        self,
+        config: Config,
+        shapes: Mapping[str, Shape],
+        ignores: Iterable[str],
+        prefix: str = "",
+    ) -> None:
+        """`ignores`: substrings of names to leave out; `prefix`: see Architecture.prefix.
+
+        Raises BadInputError for a name twice.
+        """
         self._config = config
         self._shapes = shapes
         self._original: dict[str, str] = {}
         for original in shapes:
             # Multimodal files nest the language model: "model.language_model.layers.0...".
-            name = original.replace("language_model.", "")
+            name = original.replace("language_model.", "").removeprefix(prefix)
             if name.endswith(_BUFFERS) or any(part in name for part in ignores):
                 continue
             if name in self._original:
@@ -111,14 +124,14 @@ class SourceTensors:
 
         Raises BadInputError when one is missing or its shape disagrees with the config.
         """
-        if tensor.only and not tensor.only(self._config, block):
+        if tensor.when and not tensor.when(self._config, block):
             return []
         if tensor.experts:
             return [self._stack(tensor, block)]
         source, gguf = tensor.source.format(block), tensor.gguf.format(block)
         taken = [self._one(tensor, f"{source}.weight", f"{gguf}.weight", tensor.shape)]
         if tensor.bias or (tensor.bias is None and self.has(f"{source}.bias")):
-            bias = replace(tensor, add=0.0)
+            bias = replace(tensor, add=0.0, transposed=False)
             taken.append(self._one(bias, f"{source}.bias", f"{gguf}.bias", tensor.shape[:1]))
         return tensor.parts(self._config, taken[0]) if tensor.parts else taken
 
@@ -146,10 +159,11 @@ class SourceTensors:
         original = self._original.pop(source, None)
         if original is None:
             raise BadInputError(f"tensor {source!r} is missing from the checkpoint")
-        expected = tuple(self._config.size(size) for size in sizes)
+        made = tuple(self._config.size(size) for size in sizes)
+        expected = made[::-1] if tensor.transposed else made
         if tuple(self._shapes[original]) != expected:
             implied = ", ".join(
-                f"{size} = {value}" for size, value in zip(sizes, expected, strict=True)
+                f"{size} = {value}" for size, value in zip(sizes, made, strict=True)
             )
             raise BadInputError(
                 f"tensor {show(original)} has shape {show(tuple(self._shapes[original]))},"
@@ -157,10 +171,10 @@ class SourceTensors:
             )
         rows = None
         if tensor.heads:
-            rows = _paired_rows(expected[0], self._config.count(tensor.heads))
+            rows = _paired_rows(made[0], self._config.count(tensor.heads))
         elif tensor.order:
             rows = tensor.order(self._config)
-        return OutputTensor(gguf, expected, original, rows, tensor.add)
+        return OutputTensor(gguf, made, original, rows, tensor.add, transposed=tensor.transposed)
 
 
 @lru_cache(maxsize=16)

@@ -51,37 +51,19 @@ def folds_without(*sites: str, fused_qkv: bool = False) -> Mapping[str, str]:
 # heads, one latent vector that keys and values are made of, and what turns of every key. Then each
 # head: what of its query does not turn goes into the latent's space, is compared there, and what
 # was mixed there comes back. Queries may come out of a latent vector of their own.
-LATENT = MappingProxyType(
-    {
-        "attn": ("attn_q", "attn_kv_a_mqa"),
-        "attn_k_b": ("attn_k_b",),
-        "attn_v_b": ("attn_v_b",),
-        "attn_output": ("attn_output",),
-    }
-)
+_HEADS = {"attn_k_b": ("attn_k_b",), "attn_v_b": ("attn_v_b",)}
+_REST = {short: SITES[short] for short in ("attn_output", *MLP)}
+LATENT = MappingProxyType({"attn": ("attn_q", "attn_kv_a_mqa"), **_HEADS, **_REST})
 LATENT_QUERIES = MappingProxyType(
-    {
-        "attn": ("attn_q_a", "attn_kv_a_mqa"),
-        "attn_q_b": ("attn_q_b",),
-        "attn_k_b": ("attn_k_b",),
-        "attn_v_b": ("attn_v_b",),
-        "attn_output": ("attn_output",),
-    }
+    {"attn": ("attn_q_a", "attn_kv_a_mqa"), "attn_q_b": ("attn_q_b",), **_HEADS, **_REST}
 )
 PER_HEAD = ("attn_k_b", "attn_v_b")
 QUERY_NORM, LATENT_NORM = "attn_q_a_norm", "attn_kv_a_norm"
 
 # The input of attn_v_b has no fold: the norm before it is what keys are compared in, too.
-LATENT_FOLDS = MappingProxyType(
-    {
-        "attn": "attn_norm",
-        "attn_q_b": QUERY_NORM,
-        "attn_k_b": "attn_q",
-        "attn_output": "attn_v_b",
-        "ffn": "ffn_norm",
-        "ffn_down": "ffn_up",
-        "output": "output_norm",
-    }
+LATENT_FOLDS = MappingProxyType({**FOLDS, "attn_k_b": "attn_q", "attn_output": "attn_v_b"})
+LATENT_QUERIES_FOLDS = MappingProxyType(
+    {**LATENT_FOLDS, "attn_q_b": QUERY_NORM, "attn_k_b": "attn_q_b"}
 )
 
 
@@ -132,8 +114,10 @@ class Wiring:
     others a window (0: all see all); window: its length unless the file says; local_rope: sliding
     blocks rotate unscaled, with a base of their own; local_base: that base unless the file says,
     None: that of the other blocks; attention_cap, logit_cap: soft caps unless the file says, 0
-    none, None never; mixture: of experts in place of the mlp, if the file has some; latent: keys
-    and values are made of a latent vector, see LATENT.
+    none, None never; mixture: of experts in place of the mlp, if the file has some; positions: a
+    learned vector for each place in the window is added to the scaled embedding; with_tensor: the
+    wiring of files whose blocks have a tensor of that name, in place of this one; latent: keys and
+    values are made of a latent vector, see LATENT.
     """
 
     rope: str
@@ -161,4 +145,6 @@ class Wiring:
     attention_cap: float | None = None
     logit_cap: float | None = None
     mixture: Mixture | None = None
+    positions: bool = False
+    with_tensor: Mapping[str, "Wiring"] = field(default_factory=dict)
     latent: bool = False

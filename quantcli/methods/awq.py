@@ -77,7 +77,7 @@ def left_out(sizes: Hyperparameters, *, tied: bool) -> list[tuple[str, str]]:
     """(site, reason) of every input that no fold scales; sites of blocks by their short names."""
     reasons = {
         short: "nothing before it can be divided by a scale without a change to the function"
-        for short in (*sizes.sites, "output")
+        for short in (*sizes.wiring.sites, "output")
         if short not in sizes.wiring.folds
     }
     if sizes.experts is not None:
@@ -89,10 +89,7 @@ def left_out(sizes: Hyperparameters, *, tied: bool) -> list[tuple[str, str]]:
 
 def _possible(sizes: Hyperparameters, number: int) -> dict[str, str]:
     left = MLP if sizes.experts_of(number) is not None else ()
-    folds = {short: producer for short, producer in sizes.wiring.folds.items() if short not in left}
-    if sizes.latent and sizes.latent.n_query:  # the last linear before a head's query
-        folds |= {short: "attn_q_b" for short, producer in folds.items() if producer == "attn_q"}
-    return folds
+    return {short: producer for short, producer in sizes.wiring.folds.items() if short not in left}
 
 
 def apply_fold(weights: dict[str, np.ndarray], fold: Fold, s: np.ndarray) -> None:

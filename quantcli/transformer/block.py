@@ -47,11 +47,11 @@ def sites_of(sizes: Hyperparameters, number: int) -> dict[str, Site]:
 
     found: dict[str, Site] = {}
     experts = sizes.experts_of(number)
-    for short, linears in sizes.sites.items():
+    for short, linears in sizes.wiring.sites.items():
         if short == wiring.PER_HEAD[0]:  # one head after the other
             for head in range(sizes.n_head):
                 for each in wiring.PER_HEAD:
-                    found[f"{each}.{head}"] = site(f"{each}.{head}", sizes.sites[each], head)
+                    found[f"{each}.{head}"] = site(f"{each}.{head}", sizes.wiring.sites[each], head)
         elif short not in wiring.PER_HEAD and not (experts and short in MLP):
             found[short] = site(short, linears)
     if experts is None:

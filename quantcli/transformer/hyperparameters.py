@@ -1,14 +1,13 @@
 """The sizes of a model, read from GGUF metadata that nobody has checked yet."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from quantcli.architectures import Wiring, find_wiring
-from quantcli.architectures import wiring as tables
 from quantcli.errors import BadInputError, UnsupportedError
 from quantcli.transformer.experts import Experts, read_experts
 from quantcli.transformer.keys import Keys
@@ -55,26 +54,21 @@ class Hyperparameters:
         """Number of blocks."""
         return len(self.windows)
 
-    @property
-    def sites(self) -> Mapping[str, tuple[str, ...]]:
-        """The linears of a block without experts by the input they share; see Wiring."""
-        if self.latent is None:
-            return self.wiring.sites
-        attention = tables.LATENT_QUERIES if self.latent.n_query else tables.LATENT
-        return {**attention, **{short: self.wiring.sites[short] for short in tables.MLP}}
-
     def experts_of(self, number: int) -> Experts | None:
         """Those of a block, None for an mlp in their place."""
         return None if number < self.n_dense else self.experts
 
 
-def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
-    """Read and check the "<arch>.*" keys.
+def read_hyperparameters(metadata: Mapping[str, Any], tensors: Collection[str]) -> Hyperparameters:
+    """Read and check the "<arch>.*" keys; tensors: the names of all.
 
     Raises UnsupportedError (no wiring, or a variant that is not computed), BadInputError (a key
     missing or without meaning).
     """
     wiring = find_wiring(metadata.get("general.architecture"))
+    for name, other in wiring.with_tensor.items():
+        if f"blk.0.{name}.weight" in tensors:
+            wiring = other
     keys = Keys(metadata)
     n_block = keys.count("block_count")
     n_embd, n_head = keys.count("embedding_length"), keys.count("attention.head_count")
@@ -88,7 +82,8 @@ def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
     n_rot = keys.count("rope.dimension_count", head_dim)
     rope, latent, stretch = Rope.read(keys, n_rot), None, 1.0
     if wiring.latent:
-        latent, (rope, stretch) = read_latent(keys, n_rot), latent_rope(keys, rope)
+        latent = read_latent(keys, n_rot, queries="attn_q_b" in wiring.sites)
+        rope, stretch = latent_rope(keys, rope)
         head_dim = latent.n_still + n_rot
     else:
         _check_head_sizes(keys, wiring, head_dim)

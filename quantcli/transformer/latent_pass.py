@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def attend_and_pull(block: "BlockPass", windows: Windows, x: np.ndarray) -> tuple[np.ndarray, Pull]:
     """See latent_attention.attend, of x [tokens, n_embd]."""
     sizes, n_value = block.sizes, latent_of(block.sizes).n_value
-    (q, made), pull_both = block.linears(sizes.sites["attn"], x)
+    (q, made), pull_both = block.linears(sizes.wiring.sites["attn"], x)
     q, pull_query = _queries(block, q)
     keys, pull_keys = _keys(block, made, windows)
     heads, pulls = zip(

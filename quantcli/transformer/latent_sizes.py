@@ -22,8 +22,11 @@ class Latent:
     n_value: int
 
 
-def read_latent(keys: Keys, n_rot: int) -> Latent:
-    """Raises BadInputError, UnsupportedError (keys and values that an older converter wrote)."""
+def read_latent(keys: Keys, n_rot: int, *, queries: bool) -> Latent:
+    """queries: they have a latent vector, too.
+
+    Raises BadInputError, UnsupportedError (keys and values that an older converter wrote).
+    """
     if keys.get("attention.key_length_mla") is None:
         raise UnsupportedError(
             f"metadata: no {keys.name('attention.key_length_mla')}: this file keeps keys and values"
@@ -37,7 +40,7 @@ def read_latent(keys: Keys, n_rot: int) -> Latent:
             f"metadata: key_length = {stored[0]}, value_length = {stored[1]}, kv_lora_rank = {n},"
             f" key_length_mla = {key}, rope.dimension_count = {n_rot} contradict each other"
         )
-    n_query = keys.count("attention.q_lora_rank", least=0)
+    n_query = keys.count("attention.q_lora_rank") if queries else 0
     return Latent(n, n_query, key - n_rot, keys.count("attention.value_length_mla"))
 
 

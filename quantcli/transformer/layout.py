@@ -14,6 +14,7 @@ Shape = tuple[int, ...]
 
 EMBEDDING, OUTPUT_NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
 OUTPUT_NORM_BIAS = "output_norm.bias"
+POSITIONS = "position_embd.weight"
 # One set of factors, or one for windows within the original context and one for longer ones.
 ROPE_FACTORS = "rope_freqs.weight"
 ROPE_SHORT, ROPE_LONG = "rope_factors_short.weight", "rope_factors_long.weight"
@@ -31,6 +32,8 @@ def check_tensors(model: Model, sizes: Hyperparameters) -> None:
     }
     if sizes.wiring.norm_bias:
         required[OUTPUT_NORM_BIAS] = (sizes.n_embd,)
+    if sizes.wiring.positions:
+        required[POSITIONS] = (sizes.n_ctx, sizes.n_embd)
     optional: dict[str, Shape] = {HEAD: (n_vocab, sizes.n_embd)}
     for factors in (ROPE_FACTORS, ROPE_SHORT, ROPE_LONG):
         optional[factors] = (sizes.n_rot // 2,)
@@ -119,7 +122,7 @@ def _linears(sizes: Hyperparameters, experts: Experts | None) -> dict[str, Shape
         "ffn_down": (sizes.n_embd, sizes.n_ff),
         **_latent(sizes),
     }
-    sites = dict(sizes.sites)
+    sites = dict(sizes.wiring.sites)
     if experts is not None:
         del sites["ffn"], sites["ffn_down"]
     return {name: shapes[name] for site in sites.values() for name in site}
