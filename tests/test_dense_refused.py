@@ -34,6 +34,9 @@ BAD: list[Case] = [
     ("olmo3-odd", {"layer_types": [[], {}]}, "layer_types"),
     ("olmo3-odd", {"sliding_window": None}, "no value for sliding_window"),
     ("gpt_neox-odd", {"use_parallel_residual": 1}, "use_parallel_residual = 1"),
+    ("glm-half", {"partial_rotary_factor": 0.55}, "turns 35 of 64"),
+    ("glm-half", {"intermediate_size": 500}, "2*intermediate_size = 1000"),
+    ("glm4-half", {"rope_parameters": 5}, "rope_parameters = 5"),
 ]
 
 UNSUPPORTED: list[Case] = [
@@ -63,6 +66,13 @@ UNSUPPORTED: list[Case] = [
     ("nemotron-odd", {"hidden_act": "silu"}, "hidden_act"),
     ("nemotron-odd", {"tie_word_embeddings": True}, "tie_word_embeddings"),
     ("nemotron-odd", {"rope_scaling": {"type": "linear", "factor": 2}}, "linear"),
+    ("glm-half", {"head_dim": 32}, "head_dim = 32"),
+    ("glm-half", {"hidden_act": "gelu"}, "hidden_act"),
+    ("glm-half", {"rope_scaling": {"type": "yarn", "factor": 4}}, "yarn"),
+    ("glm-half", {"architectures": ["ChatGLMModel"]}, "'ChatGLMModel' is not supported"),
+    ("glm4-half", {"architectures": ["Glm4MoeForCausalLM"]}, "'Glm4MoeForCausalLM' is not"),
+    ("glm4-half", {"rope_scaling": {"mrope_section": [8, 4, 4]}}, "mrope_section"),
+    ("glm4-half", {"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "llama3"),
 ]
 
 
@@ -94,7 +104,7 @@ def test_unsupported_config(variant: str, changes: dict[str, Any], named: str) -
     assert named in message(variant, changes, UnsupportedError)
 
 
-@pytest.mark.parametrize("family", ["phi3", "olmo2", "stablelm", "starcoder2", "gpt_neox"])
+@pytest.mark.parametrize("family", ["phi3", "olmo2", "stablelm", "starcoder2", "gpt_neox", "glm4"])
 def test_a_missing_tensor_is_named(family: str) -> None:
     config, shapes = describe(family, "odd")
     name = list(shapes)[-3]

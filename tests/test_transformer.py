@@ -76,6 +76,9 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("nemotron", "gqa", {"activation": "gelu"}),
     ("olmo3", "yarn", {"local_rope": False}),
     ("olmo3", "yarn", {"global_every": 0}),
+    ("glm", "half", {"rope": "neox"}),
+    ("glm4", "half", {"rope": "neox"}),
+    ("glm4", "half", {"post_norms": ("post_ffw_norm", "post_attention_norm")}),
     ("qwen3moe", "eight", {"mixture": Mixture(normalized=False)}),
     ("qwen2moe", "shared", {"mixture": Mixture(normalized=True, shared=True)}),
 ]

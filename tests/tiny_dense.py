@@ -89,6 +89,22 @@ FAMILIES: dict[str, Config] = {
         "intermediate_size": 256,
         "sliding_window": 64,
     },
+    "glm": {
+        "architectures": ["GlmForCausalLM"],
+        "hidden_act": "silu",
+        "head_dim": 64,
+        "attention_bias": True,
+        "pad_token_id": None,
+        # The converter writes the hidden size for the context length.
+        "max_position_embeddings": 256,
+    },
+    "glm4": {
+        "architectures": ["Glm4ForCausalLM"],
+        "hidden_act": "silu",
+        "head_dim": 32,
+        "attention_bias": True,
+        "pad_token_id": None,
+    },
 }
 
 VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
@@ -191,6 +207,38 @@ VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
         "F32",
         2,
     ),
+    ("glm", "half"): ({}, "glm", "BF16", 2),
+    ("glm", "odd"): (
+        {
+            **ODD,
+            "head_dim": 32,
+            "attention_bias": False,
+            "max_position_embeddings": 96,
+            "partial_rotary_factor": 1.0,
+            "tie_word_embeddings": True,
+        },
+        "glm",
+        "F32",
+        1,
+    ),
+    ("glm4", "half"): ({"rms_norm_eps": 1.5625e-07, "rope_theta": 20000.0}, "glm", "BF16", 1),
+    ("glm4", "odd"): (
+        {
+            **ODD,
+            "head_dim": 48,
+            "attention_bias": False,
+            "partial_rotary_factor": 0.75,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+            },
+            "tie_word_embeddings": True,
+        },
+        "glm",
+        "F32",
+        2,
+    ),
 }
 
 
@@ -233,7 +281,7 @@ def _linears(family: str, hidden: int, wide: int, q: int, kv: int) -> Shapes:
     }
     if family == "phi3":
         qkv = {"self_attn.qkv_proj": (q + 2 * kv, hidden)}
-    if family == "phi3":
+    if family in ("phi3", "glm", "glm4"):
         mlp = {"mlp.gate_up_proj": (2 * wide, hidden), "mlp.down_proj": (hidden, wide)}
     if family == "nemotron":
         del mlp["mlp.gate_proj"]
@@ -247,6 +295,8 @@ def _has_bias(family: str, config: Config, linear: str) -> bool:
         return True
     if family == "stablelm":
         return bool(config["use_qkv_bias"]) and linear.endswith(("q_proj", "k_proj", "v_proj"))
+    if family in ("glm", "glm4") and linear == "self_attn.o_proj":
+        return False
     return bool(config.get("attention_bias" if linear.startswith("self_attn") else "mlp_bias"))
 
 
@@ -256,7 +306,10 @@ def _norms(family: str, hidden: int, q: int, kv: int) -> dict[str, int]:
     if family in ("olmo2", "olmo3"):
         after = {"post_attention_layernorm": hidden, "post_feedforward_layernorm": hidden}
         return {"self_attn.q_norm": q, "self_attn.k_norm": kv, **after}
-    return {"input_layernorm": hidden, "post_attention_layernorm": hidden}
+    norms = {"input_layernorm": hidden, "post_attention_layernorm": hidden}
+    if family == "glm4":
+        norms |= {"post_self_attn_layernorm": hidden, "post_mlp_layernorm": hidden}
+    return norms
 
 
 def _gpt_neox(_: str, config: Config) -> Shapes:

@@ -17,6 +17,8 @@ VOCAB_SIZE = {"llama3": 512, "qwen2": 512, "gpt2": 448, "llama2": 641, "gemma": 
 VOCAB_SIZE |= {"bert": 416, "t5": 448, "xlmr": 402, "qwen1": 704, "kimi": 752}
 # Those with a tokenizer.json; the rest are ranks alone.
 STYLES = tuple(style for style in VOCAB_SIZE if style not in ("qwen1", "kimi"))
+# Of single families, in their cases and checkpoints only.
+VOCAB_SIZE |= {"glm": 448}
 BPE_STYLES = ("llama3", "qwen2", "gpt2", "llama2", "gemma")
 
 
@@ -130,6 +132,12 @@ def _edges(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", lambda c: c.update(chat_template=templates))
 
 
+def _no_template(folder: Path) -> None:
+    """Neither an end nor what stands before a text: the converter fills in its own."""
+    edit(folder / "tokenizer.json", lambda document: document["post_processor"]["processors"].pop())
+    edit(folder / "tokenizer_config.json", lambda config: config.pop("eos_token"))
+
+
 CASES = {
     "llama3": Case("llama3", "LlamaForCausalLM"),
     "llama3-other-end": Case("llama3", "LlamaForCausalLM", _ends_with_other_token),
@@ -150,6 +158,8 @@ CASES = {
     "xlmr": Case("xlmr", "XLMRobertaModel", type_vocab_size=1),
     "qwen1": Case("qwen1", "QWenLMHeadModel"),
     "kimi": Case("kimi", "DeepseekV3ForCausalLM", pre_tokenizer="kimi-k2"),
+    "glm": Case("glm", "GlmForCausalLM"),
+    "glm4": Case("glm", "Glm4ForCausalLM", _no_template),
     "mistral": Case("llama2", "MistralForCausalLM"),
     "gemma2": Case("gemma", "Gemma2ForCausalLM"),
     "gemma3": Case("gemma", "Gemma3ForCausalLM"),

@@ -11,6 +11,7 @@ from quantcli.architectures.architecture import Architecture
 from quantcli.architectures.cohere import COHERE
 from quantcli.architectures.config import show
 from quantcli.architectures.gemma import GEMMA2, GEMMA3
+from quantcli.architectures.glm import GLM, GLM4
 from quantcli.architectures.gpt_neox import GPT_NEOX
 from quantcli.architectures.granite import GRANITE
 from quantcli.architectures.llama import LLAMA, MISTRAL, MIXTRAL
@@ -30,7 +31,7 @@ __all__ = ["Architecture", "OutputTensor", "Wiring", "find", "find_wiring", "sup
 FAMILIES = (
     *(LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN2_MOE, QWEN3_MOE, GEMMA2, GEMMA3),
     *(SMOLLM3, PHI3, OLMO2, GRANITE, COHERE, STABLELM, STARCODER2, GPT_NEOX),
-    *(NEMOTRON, OLMO3),
+    *(NEMOTRON, OLMO3, GLM, GLM4),
 )
 
 _BY_CLASS = {name: family for family in FAMILIES for name in family.classes}

@@ -14,6 +14,7 @@ from quantcli.tokenizer.encoder import build_encoder
 from quantcli.tokenizer.pre_tokenizer import check_name, known_name, split_name
 from quantcli.tokenizer.sentencepiece import NAMES, SentencePiece, read_sentencepiece
 from quantcli.tokenizer.special_tokens import (
+    class_ids,
     missing_ids,
     normalizer_keys,
     special_tokens,
@@ -84,6 +85,7 @@ def read_tokenizer(source: Source, vocab_size: int, pre_tokenizer: str | None = 
         **chat_templates(source, tokenizer_config),
         **_llama_extras(source.config, tokenizer_config, vocab_size),
     }
+    metadata |= class_ids(source.config, document or {}, metadata)
     before, after = surrounding_ids((document or {}).get("post_processor"))
     known = {"bos": before[0] if before else None, "eos": after[-1] if after else None, **known}
     if kind == "WordPiece":

@@ -23,7 +23,7 @@ from unittest.mock import patch
 
 ROOT = Path(__file__).parents[2]
 PRE_TOKENIZERS = {"llama3": "llama-bpe", "qwen2": "qwen2", "gpt2": "gpt-2"}
-PRE_TOKENIZERS |= {"bert": "default", "qwen1": "qwen2", "kimi": "kimi-k2"}
+PRE_TOKENIZERS |= {"bert": "default", "qwen1": "qwen2", "kimi": "kimi-k2", "glm": "llama-bpe"}
 
 
 def main(llama_cpp: Path) -> None:

@@ -53,6 +53,11 @@ TURNS = (
     "+ '<end_of_turn>\n' }}{% endfor %}"
 )
 
+ROLES = (
+    "[gMASK]<sop>{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
 
 def special(content: str) -> AddedToken:
     return AddedToken(content, special=True, normalized=False)
@@ -409,7 +414,37 @@ def kimi() -> None:
     ranks("kimi", "tiktoken.model", config)
 
 
-BUILDERS = (llama3, qwen2, gpt2, llama2, gemma, bert, t5, xlmr, qwen1, kimi)
+def glm() -> None:
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    train_byte_level(tokenizer, 436)
+    names = ["<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"]
+    names += [f"<|{role}|>" for role in ("system", "user", "assistant", "observation")]
+    tokenizer.add_tokens([special(name) for name in names])
+    first = ("[gMASK]", "<sop>")
+    template = processors.TemplateProcessing(
+        single="[gMASK]:0 <sop>:0 $A:0",
+        pair="[gMASK]:0 <sop>:0 $A:0 $B:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in first],
+    )
+    processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.post_processor = processors.Sequence([processor, template])
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "added_tokens_decoder": added_tokens_decoder(tokenizer),
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "chat_template": ROLES,
+    }
+    write("glm", tokenizer, {"tokenizer_config.json": config})
+
+
+BUILDERS = (llama3, qwen2, gpt2, llama2, gemma, bert, t5, xlmr, qwen1, kimi, glm)
 
 if __name__ == "__main__":
     wanted = sys.argv[1:]
