@@ -37,6 +37,8 @@ BAD: list[Case] = [
     ("glm-half", {"partial_rotary_factor": 0.55}, "turns 35 of 64"),
     ("glm-half", {"intermediate_size": 500}, "2*intermediate_size = 1000"),
     ("glm4-half", {"rope_parameters": 5}, "rope_parameters = 5"),
+    ("internlm2-gqa", {"num_key_value_heads": 1}, "2*num_key_value_heads*head_dim = 384"),
+    ("internlm2-gqa", {"intermediate_size": 500}, "intermediate_size = 500"),
 ]
 
 UNSUPPORTED: list[Case] = [
@@ -73,6 +75,11 @@ UNSUPPORTED: list[Case] = [
     ("glm4-half", {"architectures": ["Glm4MoeForCausalLM"]}, "'Glm4MoeForCausalLM' is not"),
     ("glm4-half", {"rope_scaling": {"mrope_section": [8, 4, 4]}}, "mrope_section"),
     ("glm4-half", {"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "llama3"),
+    ("internlm2-gqa", {"bias": True}, "bias = True"),
+    ("internlm2-gqa", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+    ("internlm2-gqa", {"head_dim": 32}, "head_dim = 32"),
+    ("internlm2-gqa", {"rope_scaling": {"type": "yarn", "factor": 4}}, "yarn"),
+    ("internlm2-gqa", {"architectures": ["InternLMForCausalLM"]}, "'InternLMForCausalLM' is not"),
 ]
 
 
@@ -104,7 +111,9 @@ def test_unsupported_config(variant: str, changes: dict[str, Any], named: str) -
     assert named in message(variant, changes, UnsupportedError)
 
 
-@pytest.mark.parametrize("family", ["phi3", "olmo2", "stablelm", "starcoder2", "gpt_neox", "glm4"])
+@pytest.mark.parametrize(
+    "family", ["phi3", "olmo2", "stablelm", "starcoder2", "gpt_neox", "glm4", "internlm2"]
+)
 def test_a_missing_tensor_is_named(family: str) -> None:
     config, shapes = describe(family, "odd")
     name = list(shapes)[-3]

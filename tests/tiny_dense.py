@@ -105,6 +105,13 @@ FAMILIES: dict[str, Config] = {
         "attention_bias": True,
         "pad_token_id": None,
     },
+    "internlm2": {
+        "architectures": ["InternLM2ForCausalLM"],
+        "hidden_act": "silu",
+        "bias": False,
+        "rope_theta": 10000.0,
+        "eos_token_id": 2,
+    },
 }
 
 VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
@@ -240,11 +247,23 @@ VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
         2,
     ),
 }
+VARIANTS[("internlm2", "gqa")] = (
+    {"rope_theta": 1000000.0, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+    "internlm2",
+    "BF16",
+    2,
+)
+VARIANTS[("internlm2", "odd")] = (
+    {**ODD, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "internlm2",
+    "F32",
+    1,
+)
 
 
 def shapes_of(family: str, config: Config) -> Shapes:
     """Every tensor in stored order."""
-    make = {"gpt_neox": _gpt_neox}.get(family, _llama_like)
+    make = {"gpt_neox": _gpt_neox, "internlm2": _internlm2}.get(family, _llama_like)
     return make(family, config)
 
 
@@ -327,6 +346,26 @@ def _gpt_neox(_: str, config: Config) -> Shapes:
             _add(shapes, f"gpt_neox.layers.{i}.{name}", shape, bias=True)
     _add(shapes, "gpt_neox.final_layer_norm", (hidden,), bias=True)
     shapes["embed_out.weight"] = (config["vocab_size"], hidden)
+    return shapes
+
+
+def _internlm2(_: str, config: Config) -> Shapes:
+    hidden, wide = config["hidden_size"], config["intermediate_size"]
+    q, kv = _heads(config)
+    shapes: Shapes = {"model.tok_embeddings.weight": (config["vocab_size"], hidden)}
+    for i in range(config["num_hidden_layers"]):
+        for name, shape in {
+            "attention.wqkv": (q + 2 * kv, hidden),
+            "attention.wo": (hidden, q),
+            "feed_forward.w1": (wide, hidden),
+            "feed_forward.w3": (wide, hidden),
+            "feed_forward.w2": (hidden, wide),
+            "attention_norm": (hidden,),
+            "ffn_norm": (hidden,),
+        }.items():
+            _add(shapes, f"model.layers.{i}.{name}", shape, bias=False)
+    _add(shapes, "model.norm", (hidden,), bias=False)
+    shapes["output.weight"] = (config["vocab_size"], hidden)
     return shapes
 
 

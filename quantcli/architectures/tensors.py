@@ -24,7 +24,8 @@ class Tensor:
     number of heads whose rows change from rotate-half order to the adjacent pairs that ggml's
     rope turns; order: numbers of the source rows in their new order; add: added to every value
     (Gemma's norms multiply by 1 + weight); experts: the key with the number of experts, whose
-    matrices of that shape are stacked (their number is the second "{}" of `source`).
+    matrices of that shape are stacked (their number is the second "{}" of `source`); whole: the
+    number of rows of the source where `order` takes some of them, and other tensors the others.
     """
 
     gguf: str
@@ -35,6 +36,7 @@ class Tensor:
     order: Callable[[Config], np.ndarray] | None = None
     add: float = 0.0
     experts: str = ""
+    whole: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +45,9 @@ class OutputTensor:
 
     Take `source` (or the generated float32 `data`, or the matrices `stack`, one on the other:
     `shape` is (matrices, rows, columns) then), reorder rows so that row i is source row
-    rows[i], add `add` in float32. `must_equal` names another source tensor that has to hold the
-    same bytes: llama.cpp reads this one where transformers reads the other.
+    rows[i] (there may be more, which other tensors take), add `add` in float32. `must_equal` names
+    another source tensor that has to hold the same bytes: llama.cpp reads this one where
+    transformers reads the other.
     """
 
     name: str
@@ -70,6 +73,7 @@ class SourceTensors:
         self._config = config
         self._shapes = shapes
         self._original: dict[str, str] = {}
+        self._shared: dict[str, str] = {}  # taken, but for some of their rows
         for original in shapes:
             # Multimodal files nest the language model: "model.language_model.layers.0...".
             name = original.replace("language_model.", "")
@@ -136,8 +140,13 @@ class SourceTensors:
 
     def _one(self, tensor: Tensor, source: str, gguf: str, sizes: tuple[str, ...]) -> OutputTensor:
         original = self._original.pop(source, None)
+        if tensor.whole and original is not None:
+            self._shared[source] = original
+        original = original or self._shared.get(source)
         if original is None:
             raise BadInputError(f"tensor {source!r} is missing from the checkpoint")
+        shape = tuple(self._config.size(size) for size in sizes)
+        sizes = (tensor.whole or sizes[0], *sizes[1:])
         expected = tuple(self._config.size(size) for size in sizes)
         if tuple(self._shapes[original]) != expected:
             implied = ", ".join(
@@ -152,7 +161,7 @@ class SourceTensors:
             rows = _paired_rows(expected[0], self._config.count(tensor.heads))
         elif tensor.order:
             rows = tensor.order(self._config)
-        return OutputTensor(gguf, expected, original, rows, tensor.add)
+        return OutputTensor(gguf, shape, original, rows, tensor.add)
 
 
 @lru_cache(maxsize=16)

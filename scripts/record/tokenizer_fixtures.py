@@ -444,7 +444,37 @@ def glm() -> None:
     write("glm", tokenizer, {"tokenizer_config.json": config})
 
 
-BUILDERS = (llama3, qwen2, gpt2, llama2, gemma, bert, t5, xlmr, qwen1, kimi, glm)
+def internlm2() -> None:
+    """A model file with pieces that wait for a use, and what a chat model makes of them."""
+    spare = [f"[UNUSED_TOKEN_{i}]" for i in range(6)]
+    lines = TEXT.read_text("utf-8").splitlines()
+    model = train_sentencepiece("internlm2", lines, 640, user_defined_symbols=["<nul>", *spare])
+    for piece in model.pieces:  # the trainer takes no such symbol
+        piece.piece = "\0" if piece.piece == "<nul>" else piece.piece
+    folder = DATA / "internlm2"
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    start = next(i for i, piece in enumerate(model.pieces) if piece.piece == spare[0])
+    names = {0: "<unk>", 1: "<s>", 2: "</s>", start + 2: "<|im_start|>", start + 3: "<|im_end|>"}
+    added: dict[str, object] = {
+        str(i): {"content": name, "special": True} for i, name in names.items()
+    }
+    added[str(start + 4)] = {"content": "<|tool▁use|>", "special": False}
+    code = ["tokenization_internlm2.InternLM2Tokenizer", None]
+    config = {
+        "tokenizer_class": "InternLM2Tokenizer",
+        "auto_map": {"AutoTokenizer": code},
+        "added_tokens_decoder": added,
+        "add_bos_token": True,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "</s>",
+        "unk_token": "<unk>",
+        "chat_template": CHATML,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False) + "\n")
+
+
+BUILDERS = (llama3, qwen2, gpt2, llama2, gemma, bert, t5, xlmr, qwen1, kimi, glm, internlm2)
 
 if __name__ == "__main__":
     wanted = sys.argv[1:]
