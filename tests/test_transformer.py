@@ -91,6 +91,10 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
         "grouped",
         {"with_tensor": {"attn_norm_2": replace(_FALCON, norms=("attn_norm", "attn_norm_2"))}},
     ),
+    ("glm", "half", {"rope": "neox"}),
+    ("glm4", "half", {"rope": "neox"}),
+    ("glm4", "half", {"post_norms": ("post_ffw_norm", "post_attention_norm")}),
+    ("internlm2", "gqa", {"rope": "neox"}),
     ("qwen3moe", "eight", {"mixture": Mixture(normalized=False)}),
     ("qwen2moe", "shared", {"mixture": Mixture(normalized=True, shared=True)}),
 ]

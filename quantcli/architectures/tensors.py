@@ -26,7 +26,8 @@ class Tensor:
     (Gemma's norms multiply by 1 + weight); experts: the key with the number of experts, whose
     matrices of that shape are stacked (their number is the second "{}" of `source`);
     transposed: the checkpoint holds the transpose of the weight (GPT-2's Conv1D); when: whether a
-    config has it, None: all do.
+    config has it, None: all do; whole: the number of rows of the source where `order` takes some
+    of them, and other tensors the others.
     """
 
     gguf: str
@@ -39,6 +40,7 @@ class Tensor:
     experts: str = ""
     transposed: bool = False
     when: Callable[[Config], bool] | None = None
+    whole: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +49,9 @@ class OutputTensor:
 
     Take `source` (or the generated float32 `data`, or the matrices `stack`, one on the other:
     `shape` is (matrices, rows, columns) then), reorder rows so that row i is source row
-    rows[i], add `add` in float32. `must_equal` names another source tensor that has to hold the
-    same bytes: llama.cpp reads this one where transformers reads the other. `transposed`: row i is
-    column i of the source.
+    rows[i] (there may be more, which other tensors take), add `add` in float32. `must_equal` names
+    another source tensor that has to hold the same bytes: llama.cpp reads this one where
+    transformers reads the other. `transposed`: row i is column i of the source.
     """
 
     name: str
@@ -85,6 +87,7 @@ class SourceTensors:
         self._config = config
         self._shapes = shapes
         self._original: dict[str, str] = {}
+        self._shared: dict[str, str] = {}  # taken, but for some of their rows
         for original in shapes:
             # Multimodal files nest the language model: "model.language_model.layers.0...".
             name = original.replace("language_model.", "").removeprefix(prefix)
@@ -151,8 +154,13 @@ class SourceTensors:
 
     def _one(self, tensor: Tensor, source: str, gguf: str, sizes: tuple[str, ...]) -> OutputTensor:
         original = self._original.pop(source, None)
+        if tensor.whole and original is not None:
+            self._shared[source] = original
+        original = original or self._shared.get(source)
         if original is None:
             raise BadInputError(f"tensor {source!r} is missing from the checkpoint")
+        shape = tuple(self._config.size(size) for size in sizes)
+        sizes = (tensor.whole or sizes[0], *sizes[1:])
         made = tuple(self._config.size(size) for size in sizes)
         expected = made[::-1] if tensor.transposed else made
         if tuple(self._shapes[original]) != expected:
@@ -168,7 +176,7 @@ class SourceTensors:
             rows = _paired_rows(made[0], self._config.count(tensor.heads))
         elif tensor.order:
             rows = tensor.order(self._config)
-        return OutputTensor(gguf, made, original, rows, tensor.add, transposed=tensor.transposed)
+        return OutputTensor(gguf, shape, original, rows, tensor.add, transposed=tensor.transposed)
 
 
 @lru_cache(maxsize=16)
