@@ -45,6 +45,11 @@ BAD: list[Case] = [
     ("falcon-grouped", {"new_decoder_architecture": "x"}, "new_decoder_architecture = 'x'"),
     ("falcon-grouped", {"num_ln_in_parallel_attn": 1}, "input_layernorm.weight"),
     ("falcon-mha", {"multi_query": True}, "query_key_value.weight"),
+    ("glm-half", {"partial_rotary_factor": 0.55}, "turns 35 of 64"),
+    ("glm-half", {"intermediate_size": 500}, "2*intermediate_size = 1000"),
+    ("glm4-half", {"rope_parameters": 5}, "rope_parameters = 5"),
+    ("internlm2-gqa", {"num_key_value_heads": 1}, "2*num_key_value_heads*head_dim = 384"),
+    ("internlm2-gqa", {"intermediate_size": 500}, "intermediate_size = 500"),
 ]
 
 UNSUPPORTED: list[Case] = [
@@ -89,6 +94,18 @@ UNSUPPORTED: list[Case] = [
     ("falcon-shared", {"num_ln_in_parallel_attn": 3}, "num_ln_in_parallel_attn = 3"),
     ("falcon-grouped", {"rope_theta": 5000042.0}, "rope_theta = 5.00004e+06"),
     ("falcon-grouped", {"rope_scaling": {"type": "linear", "factor": 2}}, "linear"),
+    ("glm-half", {"head_dim": 32}, "head_dim = 32"),
+    ("glm-half", {"hidden_act": "gelu"}, "hidden_act"),
+    ("glm-half", {"rope_scaling": {"type": "yarn", "factor": 4}}, "yarn"),
+    ("glm-half", {"architectures": ["ChatGLMModel"]}, "'ChatGLMModel' is not supported"),
+    ("glm4-half", {"architectures": ["Glm4MoeForCausalLM"]}, "'Glm4MoeForCausalLM' is not"),
+    ("glm4-half", {"rope_scaling": {"mrope_section": [8, 4, 4]}}, "mrope_section"),
+    ("glm4-half", {"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "llama3"),
+    ("internlm2-gqa", {"bias": True}, "bias = True"),
+    ("internlm2-gqa", {"tie_word_embeddings": True}, "tie_word_embeddings"),
+    ("internlm2-gqa", {"head_dim": 32}, "head_dim = 32"),
+    ("internlm2-gqa", {"rope_scaling": {"type": "yarn", "factor": 4}}, "yarn"),
+    ("internlm2-gqa", {"architectures": ["InternLMForCausalLM"]}, "'InternLMForCausalLM' is not"),
 ]
 
 
@@ -138,7 +155,9 @@ def test_gpt2_loses_buffers_and_may_lack_its_prefix() -> None:
         family.tensors(config, bare)
 
 
-@pytest.mark.parametrize("family", ["phi3", "olmo2", "stablelm", "starcoder2", "gpt_neox", "gpt2"])
+@pytest.mark.parametrize(
+    "family", ["phi3", "olmo2", "stablelm", "starcoder2", "gpt_neox", "gpt2", "glm4", "internlm2"]
+)
 def test_a_missing_tensor_is_named(family: str) -> None:
     config, shapes = describe(family, "odd")
     name = list(shapes)[-3]

@@ -108,6 +108,29 @@ FAMILIES: dict[str, Config] = {
         "new_decoder_architecture": False,
         "parallel_attn": True,
     },
+    "glm": {
+        "architectures": ["GlmForCausalLM"],
+        "hidden_act": "silu",
+        "head_dim": 64,
+        "attention_bias": True,
+        "pad_token_id": None,
+        # The converter writes the hidden size for the context length.
+        "max_position_embeddings": 256,
+    },
+    "glm4": {
+        "architectures": ["Glm4ForCausalLM"],
+        "hidden_act": "silu",
+        "head_dim": 32,
+        "attention_bias": True,
+        "pad_token_id": None,
+    },
+    "internlm2": {
+        "architectures": ["InternLM2ForCausalLM"],
+        "hidden_act": "silu",
+        "bias": False,
+        "rope_theta": 10000.0,
+        "eos_token_id": 2,
+    },
 }
 
 # Families whose config.json has names of its own for what the others share; None: no such key.
@@ -243,13 +266,57 @@ VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
         2,
     ),
     ("falcon", "mha"): ({**ODD_MHA, "multi_query": False}, "gpt2", "F32", 1),
+    ("glm", "half"): ({}, "glm", "BF16", 2),
+    ("glm", "odd"): (
+        {
+            **ODD,
+            "head_dim": 32,
+            "attention_bias": False,
+            "max_position_embeddings": 96,
+            "partial_rotary_factor": 1.0,
+            "tie_word_embeddings": True,
+        },
+        "glm",
+        "F32",
+        1,
+    ),
+    ("glm4", "half"): ({"rms_norm_eps": 1.5625e-07, "rope_theta": 20000.0}, "glm", "BF16", 1),
+    ("glm4", "odd"): (
+        {
+            **ODD,
+            "head_dim": 48,
+            "attention_bias": False,
+            "partial_rotary_factor": 0.75,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+            },
+            "tie_word_embeddings": True,
+        },
+        "glm",
+        "F32",
+        2,
+    ),
 }
+VARIANTS[("internlm2", "gqa")] = (
+    {"rope_theta": 1000000.0, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+    "internlm2",
+    "BF16",
+    2,
+)
+VARIANTS[("internlm2", "odd")] = (
+    {**ODD, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "internlm2",
+    "F32",
+    1,
+)
 
 
 def shapes_of(family: str, config: Config) -> Shapes:
     """Every tensor in stored order."""
-    make = {"gpt_neox": _gpt_neox, "gpt2": _gpt2, "falcon": _falcon}.get(family, _llama_like)
-    return make(family, config)
+    others = {"gpt_neox": _gpt_neox, "gpt2": _gpt2, "falcon": _falcon, "internlm2": _internlm2}
+    return others.get(family, _llama_like)(family, config)
 
 
 def _llama_like(family: str, config: Config) -> Shapes:
@@ -285,7 +352,7 @@ def _linears(family: str, hidden: int, wide: int, q: int, kv: int) -> Shapes:
     }
     if family == "phi3":
         qkv = {"self_attn.qkv_proj": (q + 2 * kv, hidden)}
-    if family == "phi3":
+    if family in ("phi3", "glm", "glm4"):
         mlp = {"mlp.gate_up_proj": (2 * wide, hidden), "mlp.down_proj": (hidden, wide)}
     if family == "nemotron":
         del mlp["mlp.gate_proj"]
@@ -299,6 +366,8 @@ def _has_bias(family: str, config: Config, linear: str) -> bool:
         return True
     if family == "stablelm":
         return bool(config["use_qkv_bias"]) and linear.endswith(("q_proj", "k_proj", "v_proj"))
+    if family in ("glm", "glm4") and linear == "self_attn.o_proj":
+        return False
     return bool(config.get("attention_bias" if linear.startswith("self_attn") else "mlp_bias"))
 
 
@@ -308,7 +377,10 @@ def _norms(family: str, hidden: int, q: int, kv: int) -> dict[str, int]:
     if family in ("olmo2", "olmo3"):
         after = {"post_attention_layernorm": hidden, "post_feedforward_layernorm": hidden}
         return {"self_attn.q_norm": q, "self_attn.k_norm": kv, **after}
-    return {"input_layernorm": hidden, "post_attention_layernorm": hidden}
+    norms = {"input_layernorm": hidden, "post_attention_layernorm": hidden}
+    if family == "glm4":
+        norms |= {"post_self_attn_layernorm": hidden, "post_mlp_layernorm": hidden}
+    return norms
 
 
 def _gpt_neox(_: str, config: Config) -> Shapes:
@@ -371,6 +443,26 @@ def _falcon(_: str, config: Config) -> Shapes:
     _add(shapes, "transformer.ln_f", (hidden,), bias=True)
     if not config["tie_word_embeddings"]:
         shapes["lm_head.weight"] = (config["vocab_size"], hidden)
+    return shapes
+
+
+def _internlm2(_: str, config: Config) -> Shapes:
+    hidden, wide = config["hidden_size"], config["intermediate_size"]
+    q, kv = _heads(config)
+    shapes: Shapes = {"model.tok_embeddings.weight": (config["vocab_size"], hidden)}
+    for i in range(config["num_hidden_layers"]):
+        for name, shape in {
+            "attention.wqkv": (q + 2 * kv, hidden),
+            "attention.wo": (hidden, q),
+            "feed_forward.w1": (wide, hidden),
+            "feed_forward.w3": (wide, hidden),
+            "feed_forward.w2": (hidden, wide),
+            "attention_norm": (hidden,),
+            "ffn_norm": (hidden,),
+        }.items():
+            _add(shapes, f"model.layers.{i}.{name}", shape, bias=False)
+    _add(shapes, "model.norm", (hidden,), bias=False)
+    shapes["output.weight"] = (config["vocab_size"], hidden)
     return shapes
 
 

@@ -4,6 +4,7 @@ Keys of metadata are those of llama.cpp's converter after its split of kv_b_proj
 head, whose values are the latent vector and whose keys are that vector and what rope turns.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +21,7 @@ from quantcli.architectures.layers import (
     norm,
 )
 from quantcli.architectures.rope import RopeStyle
-from quantcli.architectures.tensors import OutputTensor, Tensor
+from quantcli.architectures.tensors import Tensor
 from quantcli.architectures.wiring import (
     LATENT,
     LATENT_FOLDS,
@@ -58,20 +59,39 @@ def _latent_queries(config: Config, block: int) -> bool:
     return not _plain_queries(config, block)
 
 
-def _keys_and_values(config: Config, whole: OutputTensor) -> list[OutputTensor]:
-    """kv_b_proj holds, for each head, the rows that make its key and those that make its value.
+def _rows(*, of_value: bool) -> Callable[[Config], np.ndarray]:
+    """The numbers of the rows of kv_b_proj that make keys, or values: each head has both."""
 
-    Those of keys are turned: a query goes into the latent's space instead of the key out of it.
+    def order(config: Config) -> np.ndarray:
+        heads, key = config.count("num_attention_heads"), config.count("qk_nope_head_dim")
+        rows = np.arange(config.size(_KEYS_VALUES)).reshape(heads, -1)
+        return (rows[:, key:] if of_value else rows[:, :key]).reshape(-1)
+
+    return order
+
+
+def _heads() -> tuple[Tensor, Tensor]:
+    """Matrices of each head. That of keys is turned: it moves a query into the latent's space,
+    where kv_b_proj moves a key out of it.
     """
-    heads, rank = config.count("num_attention_heads"), config.count("kv_lora_rank")
-    of_key, of_value = config.count("qk_nope_head_dim"), config.count("v_head_dim")
-    rows = np.arange(heads * (of_key + of_value)).reshape(heads, -1)
-    key, value = rows[:, :of_key].reshape(-1), rows[:, of_key:].reshape(-1)
-    names = [whole.name.replace("attn_kv_b", made) for made in ("attn_k_b", "attn_v_b")]
-    return [
-        replace(whole, name=names[0], shape=(heads, rank, of_key), rows=key, turned=True),
-        replace(whole, name=names[1], shape=(heads, of_value, rank), rows=value),
-    ]
+    source, heads = "model.layers.{}.self_attn.kv_b_proj", "num_attention_heads"
+    return (
+        Tensor(
+            "blk.{}.attn_k_b",
+            source,
+            (heads, "kv_lora_rank", "qk_nope_head_dim"),
+            order=_rows(of_value=False),
+            whole=_KEYS_VALUES,
+            turned=True,
+        ),
+        Tensor(
+            "blk.{}.attn_v_b",
+            source,
+            (heads, "v_head_dim", "kv_lora_rank"),
+            order=_rows(of_value=True),
+            whole=_KEYS_VALUES,
+        ),
+    )
 
 
 def _attention() -> tuple[Tensor, ...]:
@@ -89,12 +109,7 @@ def _attention() -> tuple[Tensor, ...]:
             ("kv_lora_rank+qk_rope_head_dim", hidden),
         ),
         norm("attn_kv_a_norm", "self_attn.kv_a_layernorm", "kv_lora_rank"),
-        Tensor(
-            f"{gguf}kv_b",
-            f"{source}kv_b_proj",
-            (_KEYS_VALUES, "kv_lora_rank"),
-            parts=_keys_and_values,
-        ),
+        *_heads(),
         Tensor(f"{gguf}output", f"{source}o_proj", (hidden, "num_attention_heads*v_head_dim")),
     )
 

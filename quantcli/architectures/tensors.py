@@ -26,8 +26,8 @@ class Tensor:
     (Gemma's norms multiply by 1 + weight); experts: the key with the number of experts, whose
     matrices of that shape are stacked (their number is the second "{}" of `source`);
     transposed: the checkpoint holds the transpose of the weight (GPT-2's Conv1D); when: whether a
-    block of that number has it, None: all do; parts: what is made of it where the runtime reads it
-    in several tensors.
+    block of that number has it, None: all do; whole: the number of rows of the source where `order`
+    takes some of them, and other tensors the others; turned: of a stack, see OutputTensor.
     """
 
     gguf: str
@@ -40,7 +40,8 @@ class Tensor:
     experts: str = ""
     transposed: bool = False
     when: Callable[[Config, int], bool] | None = None
-    parts: "Callable[[Config, OutputTensor], list[OutputTensor]] | None" = None
+    whole: str = ""
+    turned: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +50,10 @@ class OutputTensor:
 
     Take `source` (or the generated float32 `data`, or the matrices `stack`, one on the other:
     `shape` is (matrices, rows, columns) then), reorder rows so that row i is source row
-    rows[i], add `add` in float32. `must_equal` names another source tensor that has to hold the
-    same bytes: llama.cpp reads this one where transformers reads the other. `transposed`: row i is
-    column i of the source. `turned`: `shape` is (matrices, rows, columns), and `rows` are the
-    columns of one matrix after the other.
+    rows[i] (there may be more, which other tensors take), add `add` in float32. `must_equal` names
+    another source tensor that has to hold the same bytes: llama.cpp reads this one where
+    transformers reads the other. `transposed`: row i is column i of the source. `turned`: `shape`
+    is (matrices, rows, columns), and `rows` are the columns of one matrix after the other.
     """
 
     name: str
@@ -89,6 +90,7 @@ class SourceTensors:
         self._config = config
         self._shapes = shapes
         self._original: dict[str, str] = {}
+        self._shared: dict[str, str] = {}  # taken, but for some of their rows
         for original in shapes:
             # Multimodal files nest the language model: "model.language_model.layers.0...".
             name = original.replace("language_model.", "").removeprefix(prefix)
@@ -133,7 +135,7 @@ class SourceTensors:
         if tensor.bias or (tensor.bias is None and self.has(f"{source}.bias")):
             bias = replace(tensor, add=0.0, transposed=False)
             taken.append(self._one(bias, f"{source}.bias", f"{gguf}.bias", tensor.shape[:1]))
-        return tensor.parts(self._config, taken[0]) if tensor.parts else taken
+        return taken
 
     def check_nothing_left(self, gguf: str) -> None:
         """Raises UnsupportedError naming the first tensor that nothing took."""
@@ -157,8 +159,14 @@ class SourceTensors:
 
     def _one(self, tensor: Tensor, source: str, gguf: str, sizes: tuple[str, ...]) -> OutputTensor:
         original = self._original.pop(source, None)
+        if tensor.whole and original is not None:
+            self._shared[source] = original
+        original = original or self._shared.get(source)
         if original is None:
             raise BadInputError(f"tensor {source!r} is missing from the checkpoint")
+        shape = tuple(self._config.size(size) for size in sizes)
+        if tensor.whole:
+            sizes = (tensor.whole, sizes[-2] if tensor.turned else sizes[-1])
         made = tuple(self._config.size(size) for size in sizes)
         expected = made[::-1] if tensor.transposed else made
         if tuple(self._shapes[original]) != expected:
@@ -174,7 +182,15 @@ class SourceTensors:
             rows = _paired_rows(made[0], self._config.count(tensor.heads))
         elif tensor.order:
             rows = tensor.order(self._config)
-        return OutputTensor(gguf, made, original, rows, tensor.add, transposed=tensor.transposed)
+        return OutputTensor(
+            gguf,
+            shape,
+            original,
+            rows,
+            tensor.add,
+            transposed=tensor.transposed,
+            turned=tensor.turned,
+        )
 
 
 @lru_cache(maxsize=16)
