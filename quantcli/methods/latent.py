@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from quantcli.architectures.wiring import QUERY_NORM
-from quantcli.methods.experts import Matrices, times
+from quantcli.methods.encoded import Encoded
+from quantcli.methods.experts import Matrices, Quantize, stacked, times
 from quantcli.methods.streams import Stream
-from quantcli.transformer.block import Block, Site, check_finite
+from quantcli.transformer.block import Block, Site, check_finite, matrix
 from quantcli.transformer.latent_attention import keys_of, latent_of, mix_latents
 from quantcli.transformer.scratch import hidden_states
 from quantcli.transformer.transformer import tiles
@@ -60,6 +61,26 @@ def attend(block: Block, streams: Sequence[Stream], visit: Visit, pool: ThreadPo
     for each in passing:
         check_finite(each.out, block.sites["attn_output"].name)
         each.stream.y = each.out
+
+
+def quantize_latent(
+    block: Block, streams: Sequence[Stream], quantize: Quantize, pool: ThreadPoolExecutor
+) -> dict[str, list[Encoded]]:
+    """The linears of those sites by name, one Encoded per output; streams: see attend.
+
+    They are of the float model, whose weights the block has, and of each output.
+    """
+    found: dict[str, list[list[Encoded]]] = {}
+
+    def visit(site: Site, x: list[np.ndarray]) -> list[Matrices]:
+        linears = {name: matrix(block.weights, name, site) for name in site.weights}
+        made = [quantize(n, linears, x[0], other) for n, other in enumerate(x[1:])]
+        for name in linears:
+            found.setdefault(name, []).append([encoded[name] for encoded, _ in made])
+        return [linears, *(decoded for _, decoded in made)]
+
+    attend(block, streams, visit, pool)
+    return {name: [stacked(of) for of in zip(*each, strict=True)] for name, each in found.items()}
 
 
 def _enter(

@@ -21,9 +21,9 @@ from quantcli.errors import BadInputError
 from quantcli.methods import MethodInfo
 from quantcli.methods.awq import COMPENSATED, ROWS, block_folds, head_fold
 from quantcli.methods.encoded import Encoded, rounded
-from quantcli.methods.experts import Matrices, Passing, quantize_mixture, stacked
+from quantcli.methods.experts import Matrices, Passing, quantize_mixture
 from quantcli.methods.folding import find_scales, fold_block
-from quantcli.methods.latent import attend
+from quantcli.methods.latent import quantize_latent
 from quantcli.methods.site import Lookup, Seen, Site
 from quantcli.methods.snapshots import Part, Snapshots
 from quantcli.methods.streams import Stream
@@ -32,8 +32,7 @@ from quantcli.progress import Progress
 from quantcli.tensor_types import TensorType
 from quantcli.transformer import Transformer
 from quantcli.transformer.backward import gradients
-from quantcli.transformer.block import Block, check_finite, matrix, rest_of
-from quantcli.transformer.block import Site as Place
+from quantcli.transformer.block import Block, check_finite, rest_of
 from quantcli.transformer.layout import (
     EMBEDDING,
     HEAD,
@@ -224,26 +223,16 @@ class Sequential:
         self, block: Block, streams: Sequence[Stream], pool: ThreadPoolExecutor
     ) -> dict[str, Part]:
         """Latent attention but for its output."""
-        found: dict[str, list[list[Encoded]]] = {}
 
-        def visit(place: Place, inputs: list[np.ndarray]) -> list[Matrices]:
-            linears = {name: matrix(block.weights, name, place) for name in place.weights}
-            models = [linears]
-            encoded: dict[str, list[Encoded]] = {name: [] for name in linears}
-            for output, x in zip(self._outputs, inputs[1:], strict=True):
-                made = self._by_site(self._site(inputs[0], x, pool), output, linears)
-                models.append({name: output.decode(name, each) for name, each in made.items()})
-                for name, each in made.items():
-                    encoded[name].append(each)
-            for name, all_outputs in encoded.items():
-                found.setdefault(name, []).append(all_outputs)
-            return models
+        def quantize(
+            number: int, linears: Matrices, reference: np.ndarray, x: np.ndarray
+        ) -> tuple[dict[str, Encoded], Matrices]:
+            output = self._outputs[number]
+            found = self._by_site(self._site(reference, x, pool), output, linears)
+            return found, {name: output.decode(name, each) for name, each in found.items()}
 
-        attend(block, streams, visit, pool)
-        return {
-            name: Part(name, [stacked(of) for of in zip(*each, strict=True)])
-            for name, each in found.items()
-        }
+        found = quantize_latent(block, streams, quantize, pool)
+        return {name: Part(name, encoded) for name, encoded in found.items()}
 
     def _mixture(
         self, block: Block, streams: Sequence[Stream], pool: ThreadPoolExecutor
