@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Call
 from tiny_models import build, describe
 
 import quantcli
@@ -23,11 +22,6 @@ UP = "blk.1.ffn_up_exps.weight"
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """8 experts of which each token sees 2."""
     return build(tmp_path_factory.mktemp("mixture") / "tiny", "qwen3moe", "eight")
-
-
-def test_targets_are_refused_while_planning(call: Call, folder: Path) -> None:
-    done = call("convert", folder, "--target-bpw", "5", "-o", ".")
-    assert done.failed_with(4, "--target-bpw 5.0", "mixtures of experts", "--type")
 
 
 @pytest.mark.parametrize(
