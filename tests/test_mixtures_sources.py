@@ -1,5 +1,6 @@
 """Mixtures of experts from every kind of source: quantized, GGUF files, adapters, the hub."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,11 @@ from gguf_contents import contents
 from hub_client import Start
 from packers import CASES
 from packing import write_pair
-from tiny_adapters import ADAPTERS, Spec, build_adapter, delta_of
+from tiny_adapters import ADAPTERS, Spec, build_adapter, delta_of, safetensors
 from tiny_models import MIXTURES, build
 
 import quantcli
+from quantcli import encoding
 from quantcli.checkpoint import AdapterRef
 from quantcli.model import open_model
 
@@ -80,10 +82,59 @@ def test_adapters_of_experts_are_merged_and_never_apart(
     assert done.failed_with(4, "experts.0.down_proj.weight", "--lora-only")
 
 
-def test_streams_are_refused_while_planning(hub: Start, call: Call, tmp_path: Path) -> None:
-    hub({"org/name": build(tmp_path / "source", "mixtral", "eight")})
-    done = call("convert", "org/name", "--stream", "-t", "Q8_0", "-o", "x.gguf")
-    assert done.failed_with(4, "--stream", "mixtures of experts", "Mixtral")
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stream_gathers_stacks_from_several_files(
+    hub: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int
+) -> None:
+    """Experts come out of order, and those of a stack in several files."""
+    monkeypatch.setattr(encoding, "WORTH_PROCESSES", 1 if processes > 1 else 1 << 60)
+    source = build(tmp_path / "source", "mixtral", "odd")
+    disorder(source)
+    hub({"org/name": source})
+    streamed, local = (
+        converted(name, tmp_path / f"{n}.gguf", "Q4_0", threads=processes, **more)
+        for n, (name, more) in enumerate((("org/name", {"stream": True}), (source, {})))
+    )
+    assert streamed["tensors"] == local["tensors"]
+    assert list((tmp_path / "cache").rglob("*.safetensors")) == []
+
+
+def disorder(folder: Path) -> None:
+    """Put the tensors of a checkpoint into its files in no order at all."""
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    files = sorted(set(index["weight_map"].values()))
+    stored = {k: v for name in files for k, v in load(folder / name).items()}
+    names = [str(name) for name in np.random.default_rng(5).permutation(list(stored))]
+    for n, file in enumerate(files):
+        part = {name: stored[name] for name in names[n :: len(files)]}
+        (folder / file).write_bytes(safetensors(part))
+        index["weight_map"] |= dict.fromkeys(part, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def load(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a file of F16."""
+    data = path.read_bytes()
+    start = 8 + int.from_bytes(data[:8], "little")
+    header = json.loads(data[8:start])
+    del header["__metadata__"]
+    return {
+        name: np.frombuffer(data[start:], "<f2")[
+            slice(*(o // 2 for o in t["data_offsets"]))
+        ].reshape(t["shape"])
+        for name, t in header.items()
+    }
+
+
+@pytest.mark.parametrize(("family", "variant"), [("qwen3moe", "eight"), ("qwen2moe", "odd")])
+def test_a_stream_is_a_download(
+    hub: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, family: str, variant: str
+) -> None:
+    monkeypatch.setitem(ADAPTERS, "moe", Spec(family, variant, ("q_proj", "down_proj")))
+    hub({"org/name": build(tmp_path / "source", family, variant)})
+    lora = (AdapterRef(str(build_adapter(tmp_path / "l", "moe"))),)
+    streamed = converted("org/name", tmp_path / "x.gguf", "Q4_K_M", stream=True, lora=lora)
+    assert converted("org/name", tmp_path / "y.gguf", "Q4_K_M", lora=lora) == streamed
 
 
 def test_files_leave_the_cache_after_their_last_expert(hub: Start, tmp_path: Path) -> None:

@@ -77,10 +77,6 @@ def _checkpoint(job: Job, weights: bool, progress: Progress | None) -> Source:
     for origin in origins:
         for source in origin.sources:
             checkpoint.weight(source)
-    if job.stream and any(origin.stack for origin in origins):
-        raise UnsupportedError(
-            f"--stream is not there for mixtures of experts yet ({architecture.name}): leave it out"
-        )
     check_places(adapters, origins)
     metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
     metadata |= lora_metadata(adapters)
