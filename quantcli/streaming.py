@@ -6,13 +6,15 @@ the rows of a head.
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quantcli.architectures import OutputTensor
+from quantcli.checkpoint import SourceTensor
+from quantcli.checkpoint.fused import parts_of
 from quantcli.checkpoint.safetensors import NUMPY_DTYPES
 from quantcli.errors import BadInputError
 from quantcli.methods.pieces import Done, Piece, RoundPieces
@@ -61,9 +63,7 @@ def stream(plan: Plan, source: "HubStream") -> Iterator[Sent]:
     for index, origin in enumerate(origins):
         if not origin.sources:
             yield from (Sent(piece, None) for piece in pieces_of(plan, index))
-    for tensor, read in source.tensors():
-        if tensor.name not in places:
-            continue
+    for tensor, read in _wanted(source, places):
         sha = hashlib.sha256()
         for sent, stored in _pieces(plan, *places[tensor.name], tensor.dtype, read):
             if tensor.name in heads:
@@ -74,6 +74,20 @@ def stream(plan: Plan, source: "HubStream") -> Iterator[Sent]:
     for origin in origins:
         if origin.must_equal and digests[origin.source] != digests[origin.must_equal]:
             raise heads_differ(plan, origin)
+
+
+def _wanted(source: "HubStream", places: Collection[str]) -> Iterator[tuple[SourceTensor, "Read"]]:
+    """The tensors of the source that are in `places`; of experts stored together single ones."""
+    for stored, read in source.tensors():
+        if stored.name in places:
+            yield stored, read
+            continue
+        parts = parts_of(stored)
+        for part in parts if any(part.name in places for part in parts) else ():
+            if part.name in places:
+                yield part, read
+            else:
+                read(part.nbytes)
 
 
 def heads_differ(plan: Plan, origin: OutputTensor) -> BadInputError:

@@ -1,6 +1,7 @@
 """Mixtures of experts from every kind of source: quantized, GGUF files, adapters, the hub."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ pytest_plugins = ["hub_fixtures"]
 
 TEXT = Path(__file__).parent.parent / "README.md"
 SMALL = {"head_dim": 16, "moe_intermediate_size": 96, "num_local_experts": 3}
+HALF = np.dtype("<f2")
 DOWN = "model.layers.1.mlp.experts.3.down_proj.weight"
 
 
@@ -112,14 +114,14 @@ def disorder(folder: Path) -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
-def load(path: Path) -> dict[str, np.ndarray]:
-    """The tensors of a file of F16."""
+def load(path: Path, dtype: np.dtype[Any] = HALF) -> dict[str, np.ndarray]:
+    """The tensors of a file, all of that type."""
     data = path.read_bytes()
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
-    del header["__metadata__"]
+    header.pop("__metadata__", None)
     return {
-        name: np.frombuffer(data[start:], "<f2")[
+        name: np.frombuffer(data[start:], dtype)[
             slice(*(o // 2 for o in t["data_offsets"]))
         ].reshape(t["shape"])
         for name, t in header.items()
@@ -145,3 +147,66 @@ def test_files_leave_the_cache_after_their_last_expert(hub: Start, tmp_path: Pat
     found = converted("org/name", output, "Q8_0", delete_source=True)
     assert list((tmp_path / "cache").rglob("*.safetensors")) == []
     assert found["tensors"] == converted(source, tmp_path / "y.gguf", "Q8_0")["tensors"]
+
+
+# -- experts stored together ----------------------------------------------------------------------
+
+
+def fused(folder: Path, target: Path, ending: str = "") -> Path:
+    """The checkpoint with the experts of a block in two tensors, as transformers has them."""
+    shutil.copytree(folder, target, ignore=shutil.ignore_patterns("*.safetensors*"))
+    files = sorted(folder.glob("*.safetensors"))
+    stored = {name: w for file in files for name, w in load(file, np.dtype("<u2")).items()}
+    kept = {name: w for name, w in stored.items() if ".experts." not in name}
+    for prefix in sorted({n.partition(".experts.")[0] for n in stored if ".experts." in n}):
+        count = sum(n.startswith(f"{prefix}.experts.") for n in stored) // 3
+        single = [
+            {r: stored[f"{prefix}.experts.{e}.{r}_proj.weight"] for r in ("gate", "up", "down")}
+            for e in range(count)
+        ]
+        both = np.stack([np.concatenate([each["gate"], each["up"]]) for each in single])
+        kept[f"{prefix}.experts.gate_up_proj{ending}"] = both
+        kept[f"{prefix}.experts.down_proj{ending}"] = np.stack([each["down"] for each in single])
+    (target / "model.safetensors").write_bytes(safetensors(kept))
+    return target
+
+
+@pytest.mark.parametrize(
+    ("family", "variant", "ending"),
+    [("qwen3moe", "eight", ""), ("qwen2moe", "shared", ".weight")],
+)
+def test_experts_that_are_stored_together(
+    hub: Start, tmp_path: Path, call: Call, family: str, variant: str, ending: str
+) -> None:
+    """Read like single ones: from a folder, downloaded, streamed, and in a plan."""
+    plain = build(tmp_path / "plain", family, variant)
+    together = fused(plain, tmp_path / "together", ending)
+    hub({"org/name": together})
+    expected = converted(plain, tmp_path / "plain.gguf", "Q4_K_M")["tensors"]
+    assert converted(together, tmp_path / "a.gguf", "Q4_K_M")["tensors"] == expected
+    streamed = converted("org/name", tmp_path / "b.gguf", "Q4_K_M", stream=True)
+    assert streamed["tensors"] == expected
+    assert list((tmp_path / "cache").rglob("*.safetensors")) == []
+    sizes = [
+        json.loads(call("plan", source, "--json").stdout)["types"] for source in (plain, together)
+    ]
+    assert sizes[0] == sizes[1]
+    assert call("plan", "org/name").code == 0
+    done = converted("org/name", tmp_path / "c.gguf", "Q4_K_M", delete_source=True)
+    assert done["tensors"] == expected
+    assert list((tmp_path / "cache").rglob("*.safetensors")) == []
+
+
+def test_experts_that_are_stored_twice_or_by_halves(tmp_path: Path, call: Call) -> None:
+    together = fused(build(tmp_path / "plain", "qwen3moe", "eight"), tmp_path / "together")
+    path = together / "model.safetensors"
+    stored = load(path, np.dtype("<u2"))
+    name = "model.layers.1.mlp.experts.3.up_proj.weight"
+    path.write_bytes(safetensors({**stored, name: np.zeros((256, 256), np.uint16)}))
+    words = (name, "alone and among others")
+    assert call("convert", together, "-o", "x.gguf").failed_with(3, *words)
+    whole = "model.layers.1.mlp.experts.gate_up_proj"
+    path.write_bytes(safetensors({**stored, whole: stored[whole][:, 1:]}))
+    assert call("convert", together, "-o", "x.gguf").failed_with(3, whole, "(8, 511, 256)")
+    path.write_bytes(safetensors({**stored, whole: stored[whole][:, :-2]}))
+    assert call("convert", together, "-o", "x.gguf").failed_with(3, "(255, 256)", "moe_intermed")

@@ -21,6 +21,7 @@ from quantcli.checkpoint.cached_weights import CachedWeights
 from quantcli.checkpoint.checkpoint import Checkpoint
 from quantcli.checkpoint.files import SIDE_FILE_LIMIT, TEMPLATE_FOLDER, Folder, is_plain, show
 from quantcli.checkpoint.folder import open_folder, read_config
+from quantcli.checkpoint.fused import is_fused, single_experts
 from quantcli.checkpoint.hub_cache import CachedRepo, RemoteFile, open_cached, usable_digest
 from quantcli.checkpoint.hub_calls import call, host
 from quantcli.checkpoint.hub_stream import HubStream, StreamedWeights
@@ -80,6 +81,8 @@ def open_hub(
         homes = join_headers(headers, layout)
         streamed = HubStream(repo_id, commit, [(shard, headers[shard.name]) for shard in shards])
         tensors = all_tensors(headers)
+        if form is None and is_fused(config):
+            tensors = single_experts(tensors.values())
         if form is not None and stream:
             raise UnsupportedError(
                 f"{show(repo_id)} is quantized ({form.title}), which --stream cannot read; leave"
