@@ -59,9 +59,9 @@ def find_wiring(gguf: object) -> Wiring:
     found = wirings.get(gguf) if isinstance(gguf, str) else None
     if found is None:
         raise UnsupportedError(
-            f"architecture {show(gguf)} has no forward pass here (there is one for"
-            f" {', '.join(wirings)}): it cannot be calibrated or evaluated, converting it without"
-            " works where `quantcli list architectures` names it"
+            f"architecture {show(gguf)} has no forward pass here (`quantcli list architectures`"
+            " names those that have one): it cannot be calibrated or evaluated, converting it"
+            " without works"
         )
     return found
 

@@ -204,6 +204,7 @@ class Transformer:
             if tap is not None:
                 for site, values in captured:
                     tap(site, values)
+                captured.clear()  # or it is kept while the next tile is waited for
             progress.advance(x[tile].nbytes)
 
     def rope_table(self, number: int, n_ctx: int) -> np.ndarray:
