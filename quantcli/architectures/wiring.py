@@ -58,11 +58,13 @@ class Mixture:
     """A mixture of experts: each token goes to those of the largest softmax probabilities.
 
     normalized: the weights of a token's experts are scaled so that their sum is 1; shared: one more
-    expert sees all tokens, times the sigmoid of a linear of its own.
+    expert sees all tokens, times the sigmoid of a linear of its own; divided: where the file says
+    no inner size of an expert, that of the mlp is divided among those that a token sees.
     """
 
     normalized: bool
     shared: bool = False
+    divided: bool = False
 
 
 @dataclass(frozen=True)

@@ -190,11 +190,12 @@ def _experts(keys: _Keys, wiring: Wiring) -> Experts | None:
             f"metadata: {keys.name('expert_used_count')} = {used}, but there are {count} experts"
         )
     n_ff = keys.count("feed_forward_length")
+    each = n_ff // used if wiring.mixture.divided else n_ff
     shared = "expert_shared_feed_forward_length"
     return Experts(
         count=count,
         used=used,
-        n_ff=keys.count("expert_feed_forward_length", n_ff),
+        n_ff=keys.count("expert_feed_forward_length", each),
         n_ff_shared=keys.count(shared, n_ff) if wiring.mixture.shared else 0,
     )
 
