@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ from tiny_models import MIXTURES, build
 import quantcli
 from quantcli import encoding
 from quantcli.checkpoint import AdapterRef
+from quantcli.gguf_file import read_header, read_tensor
 from quantcli.model import open_model
 
 pytest_plugins = ["hub_fixtures"]
 
 TEXT = Path(__file__).parent.parent / "README.md"
 SMALL = {"head_dim": 16, "moe_intermediate_size": 96, "num_local_experts": 3}
+LOGITS = Path(__file__).parent / "data" / "transformer" / "logits.npz"
 HALF = np.dtype("<f2")
 DOWN = "model.layers.1.mlp.experts.3.down_proj.weight"
 
@@ -60,9 +63,7 @@ def test_a_checkpoint_and_its_gguf_give_the_same_tensors(
     assert converted(exact, tmp_path / "by-gguf.gguf", **more)["tensors"] == direct["tensors"]
 
 
-def test_adapters_of_experts_are_merged_and_never_apart(
-    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_adapters_of_experts_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(ADAPTERS, "moe", Spec("qwen3moe", "odd", ("q_proj", "down_proj")))
     source, lora = (
         build(tmp_path / "source", "qwen3moe", "odd"),
@@ -80,8 +81,83 @@ def test_adapters_of_experts_are_merged_and_never_apart(
         np.testing.assert_allclose(changed, w + delta, atol=1e-6)
     name = "blk.1.ffn_up_exps.weight"
     np.testing.assert_array_equal(after.rows(name), before.rows(name))
+
+
+EXPERTS_OF = ("gate_proj", "up_proj", "down_proj")
+
+
+def adapter_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **config: Any
+) -> tuple[Path, Path]:
+    """A checkpoint, and an adapter of all its experts with patterns."""
+    monkeypatch.setitem(ADAPTERS, "moe", Spec("qwen3moe", "eight", EXPERTS_OF, config))
+    source = build(tmp_path / "source", "qwen3moe", "eight")
+    return source, build_adapter(tmp_path / "lora", "moe")
+
+
+PATTERN = {"alpha_pattern": {"experts.3.down_proj": 40}}
+
+
+def test_adapters_of_experts_apart_are_stacks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, lora = adapter_alone(tmp_path, monkeypatch, **PATTERN)
+    ref, output = AdapterRef(str(lora), 0.5), tmp_path / "x.gguf"
+    quantcli.convert_adapter(quantcli.Job(str(source), ("F32",), output, lora=(ref,)))
+    header = read_header(output)
+    alpha = header.metadata["adapter.lora.alpha"]
+    assert len(header.tensors) == 2 * 2 * 3
+    for block, (role, part) in product(range(2), (("down", "down_proj"), ("up", "up_proj"))):
+        name = f"blk.{block}.ffn_{role}_exps.weight.lora_"
+        a, b = (header.tensors[name + x] for x in "ab")
+        assert (a.shape, b.shape) == ((8, 8, 256), (8, 256, 8))
+        a, b = (read_tensor(t).view(np.float32).reshape(t.shape) for t in (a, b))
+        for expert in range(8):
+            full = delta_of("moe", f"model.layers.{block}.mlp.experts.{expert}.{part}.weight")
+            assert full is not None
+            np.testing.assert_allclose(b[expert] @ a[expert] * alpha / 8, full / 2, atol=1e-6)
+
+
+@pytest.mark.runtime
+def test_in_llama_cpp_such_an_adapter_does_what_merging_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from llama_cpp import Runtime
+
+    source, lora = adapter_alone(tmp_path, monkeypatch, r=32, **PATTERN)
+    refs, paths = (
+        (AdapterRef(str(lora)),),
+        {part: tmp_path / f"{part}.gguf" for part in ("base", "merged", "adapter")},
+    )
+    converted(source, paths["base"])
+    converted(source, paths["merged"], lora=refs)
+    job = quantcli.Job(str(source), ("F32",), paths["adapter"], lora=refs)
+    quantcli.convert_adapter(job)
+    with np.load(LOGITS) as record:
+        ids, n = record["qwen3moe-eight/ids"].tolist(), record["qwen3moe-eight/rows"].shape[-1]
+    plain, merged, applied = (
+        runtime.next_log_probabilities(ids, n)
+        for runtime in (
+            Runtime(paths["base"]),
+            Runtime(paths["merged"]),
+            Runtime(paths["base"], lora=paths["adapter"]),
+        )
+    )
+    np.testing.assert_allclose(applied, merged, atol=1e-3)
+    assert np.abs(plain - merged).max() > 0.04
+
+
+@pytest.mark.parametrize("config", [{"rank_pattern": {"experts.2.up_proj": 4}}, None])
+def test_adapters_of_some_experts_are_not_apart(
+    tmp_path: Path, call: Call, monkeypatch: pytest.MonkeyPatch, config: dict[str, Any] | None
+) -> None:
+    source, lora = adapter_alone(tmp_path, monkeypatch, **(config or {}))
+    if config is None:
+        path = lora / "adapter_model.safetensors"
+        stored = load(path, np.dtype("<f4"))
+        path.write_bytes(safetensors({n: w for n, w in stored.items() if "experts.5.up" not in n}))
     done = call("convert", source, "--lora", lora, "--lora-only", "-t", "F16", "-o", "x.gguf")
-    assert done.failed_with(4, "experts.0.down_proj.weight", "--lora-only")
+    assert done.failed_with(4, "8 experts of 'blk.0.ffn_up_exps.weight'", "--lora-only")
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -122,7 +198,7 @@ def load(path: Path, dtype: np.dtype[Any] = HALF) -> dict[str, np.ndarray]:
     header.pop("__metadata__", None)
     return {
         name: np.frombuffer(data[start:], dtype)[
-            slice(*(o // 2 for o in t["data_offsets"]))
+            slice(*(o // dtype.itemsize for o in t["data_offsets"]))
         ].reshape(t["shape"])
         for name, t in header.items()
     }
