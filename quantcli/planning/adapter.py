@@ -178,6 +178,7 @@ def _factors(adapter: Adapter, origins: Sequence[OutputTensor]) -> Iterator[Fact
         # The runtime multiplies by alpha / rank.
         factors = tuple(u.scaling * u.rank / adapter.config.alpha for u in updates)
         names = tuple(u.b for u in updates)
+        b = b if origin.rows is None else (len(origin.rows), *b[1:])
         yield Factor(f"{origin.name}.lora_b", names, (*stack, *b), factors, origin.rows)
 
 

@@ -121,11 +121,21 @@ def _checkpoint(job: Job, weights: bool, progress: Progress | None) -> Source:
     for origin in origins:
         for source in origin.sources:
             checkpoint.weight(source)
+    if job.stream:
+        _check_streamed(architecture.name, origins)
     check_places(adapters, origins)
     metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
     metadata |= lora_metadata(adapters)
     warnings += [*_twice(checkpoint), *lora_warnings(adapters, checkpoint)]
     return Source(checkpoint, architecture.name, origins, metadata, warnings, adapters=adapters)
+
+
+def _check_streamed(family: str, origins: list[OutputTensor]) -> None:
+    """Raises UnsupportedError unless each tensor of the source is in one place of the output."""
+    if max(Counter(source for o in origins for source in o.sources).values()) > 1:
+        raise UnsupportedError(
+            f"--stream is not there for tensors that are split yet ({family}): leave it out"
+        )
 
 
 def _twice(checkpoint: Checkpoint) -> list[str]:
