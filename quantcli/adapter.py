@@ -11,6 +11,7 @@ from quantcli.gguf_file import Writer, WrittenFile, check_output, check_space, c
 from quantcli.methods.encoded import Cost
 from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.methods.rtn import quantize
+from quantcli.model import matrix_shape
 from quantcli.planning import Job
 from quantcli.planning.adapter import AdapterFile, AdapterPlan, Factor, plan_adapter
 from quantcli.planning.memory import PeakMemory
@@ -76,7 +77,7 @@ def _encode(
 
 
 def _pieces(factor: Factor) -> Iterator[slice]:
-    n_rows, n_columns = factor.shape
+    n_rows, n_columns = matrix_shape(factor.shape)
     step = max(1, PIECE_WEIGHTS // n_columns)
     for start in range(0, n_rows, step):
         yield slice(start, min(start + step, n_rows))

@@ -61,19 +61,19 @@ def quantize(
                     read.add(piece)
                     progress.advance(4 * done[0][1].weights)
     else:
-        runs: list[list[list[Run]]] = [[[] for _ in plan.origins] for _ in plan.files]
+        runs: list[list[dict[int, Run]]] = [[{} for _ in plan.origins] for _ in plan.files]
         encode = RoundSent(job, source.rows)
         with closing(_encoded(plan, encode, stream(plan, source), memory)) as streamed:
             for sent, done in streamed:
                 account(sent.piece, done)
                 for kept, (run, _) in zip(runs, done, strict=True):
-                    kept[sent.piece.index].append(run)
+                    kept[sent.piece.index][sent.piece.rows.start] = run
                 progress.advance(4 * done[0][1].weights)
-        # Tensors came in the source's order; the output's files take note of them in theirs.
+        # They came in the source's order; the output's files take note of them in theirs.
         for writer, per_tensor in zip(writers, runs, strict=True):
             for origin, kept_runs in zip(plan.origins, per_tensor, strict=True):
-                for run in kept_runs:
-                    writer.add(origin.name, run)
+                for start in sorted(kept_runs):
+                    writer.add(origin.name, kept_runs[start])
     progress.finish()
     return costs
 

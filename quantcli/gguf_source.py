@@ -1,27 +1,50 @@
-"""A GGUF file, or the first of its shards, as a source: its tensors have their final names."""
+"""A GGUF file, or the first of its shards, as a source: its tensors have their final names.
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+It is here, or on the hub, where "org/name" means the only one that is not quantized and
+"org/name:choice" the one of that name or type.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from quantcli.architectures import OutputTensor
-from quantcli.checkpoint import Checkpoint, SourceTensor
+from quantcli.checkpoint import Checkpoint, SourceTensor, gguf_choice
 from quantcli.checkpoint.files import Folder, show
 from quantcli.errors import BadInputError, UnsupportedError
-from quantcli.gguf_file import GGML_TYPES, TensorEntry, read_split, read_tensor, without_number
+from quantcli.gguf_file import (
+    GGML_TYPES,
+    MAX_HEADER_BYTES,
+    Header,
+    HeaderCutError,
+    TensorEntry,
+    parse_header,
+    read_split,
+    read_tensor,
+    without_number,
+)
+from quantcli.progress import Progress, Silent
 from quantcli.recipes.choose import usual_order
 from quantcli.tensor_types import by_id, stored_names
+
+if TYPE_CHECKING:  # the hub's client takes its time to import
+    from quantcli.checkpoint.hub_gguf import HubGguf
 
 Metadata = dict[str, Any]
 SPLIT_KEYS = ("split.no", "split.count", "split.tensors.count")
 
 
+HEADER_GUESS = 1 << 20  # bytes of a file on the hub, four times as many where it has more
+
+
 def is_gguf(source: str) -> bool:
-    """Whether a source is meant as a GGUF file."""
-    return source.endswith(".gguf") and not Path(source).is_dir()
+    """Whether a source is meant as a GGUF file on this machine."""
+    here = source.endswith(".gguf") and not Path(source).is_dir()
+    return here and gguf_choice(source) is None
 
 
 @dataclass(frozen=True)
@@ -54,11 +77,11 @@ class GgufSource:
 class GgufWeights:
     """The tensors of GGUF files, mapped and decoded on demand; a matrix has rows of its last axis.
 
-    `homes` are the names of the files.
+    `homes` are the names of the files below `root`.
     """
 
-    def __init__(self, entries: Mapping[str, TensorEntry]) -> None:
-        self.homes = {name: entry.path.name for name, entry in entries.items()}
+    def __init__(self, entries: Mapping[str, TensorEntry], root: Path) -> None:
+        self.homes = {n: entry.path.relative_to(root).as_posix() for n, entry in entries.items()}
         self._entries = entries
 
     def raw(self, name: str) -> np.ndarray:
@@ -81,6 +104,75 @@ def open_gguf(path: Path) -> GgufSource:
         UnsupportedError: for what is no language model.
     """
     header = read_split(path)
+    opened = _opened(header, path.parent)
+    id = without_number(path).removesuffix(".gguf")
+    return replace(opened, checkpoint=replace(opened.checkpoint, id=id))
+
+
+def open_hub_gguf(
+    repo_id: str,
+    choice: str | None,
+    revision: str | None,
+    *,
+    weights: bool,
+    check: Callable[["GgufSource"], None],
+    progress: Progress | None = None,
+) -> GgufSource:
+    """The same of a model on the hub; with weights=False only headers are fetched.
+
+    choice: see checkpoint.hub_gguf.choose; check: hears what headers tell before any download.
+
+    Raises: as open_gguf; UsageError (no such file, or several), NetworkError, IntegrityError,
+    ResourceError.
+    """
+    from quantcli.checkpoint.hub_gguf import find_gguf
+
+    found = find_gguf(repo_id, choice, revision)
+    first, missing = found.files[0].name, found.missing_bytes
+    opened = _opened(read_split(Path(first), partial(_read_begin, found)), Path())
+    check(opened)
+    checkpoint = replace(opened.checkpoint, weights=None, side_files=Folder(Path(), ()))
+    if weights:
+        root, cached = found.download(revision, progress or Silent())
+        opened = _opened(read_split(root / first), root)
+        checkpoint = replace(opened.checkpoint, cached=cached)
+    checkpoint = replace(
+        checkpoint,
+        id=repo_id,
+        revision=found.commit,
+        source_bytes=found.nbytes,
+        missing_bytes=missing,
+    )
+    return replace(opened, checkpoint=checkpoint)
+
+
+def fetch_gguf(
+    repo_id: str, choice: str | None, revision: str | None, progress: Progress | None
+) -> Path:
+    """Download a GGUF model of the hub; the path of its first file. Raises: as open_hub_gguf."""
+    from quantcli.checkpoint.hub_gguf import find_gguf
+
+    found = find_gguf(repo_id, choice, revision)
+    root, _ = found.download(revision, progress or Silent())
+    return root / found.files[0].name
+
+
+def _read_begin(found: "HubGguf", path: Path) -> Header:
+    """The header of a file on the hub, from as few of its bytes as tell it."""
+    name = path.as_posix()
+    size = next((file.size for file in found.files if file.name == name), None)
+    if size is None:
+        raise BadInputError(f"{found.repo_id} lacks {name!r}")
+    count = HEADER_GUESS
+    while True:
+        try:
+            return parse_header(found.begin(name, count), size, path)
+        except HeaderCutError:
+            count = min(4 * count, MAX_HEADER_BYTES)
+
+
+def _opened(header: Header, root: Path) -> GgufSource:
+    path = header.files[0]
     _check_is_model(path, header.metadata)
     if not header.tensors:
         raise BadInputError(f"{path}: no tensors; is this a vocabulary only?")
@@ -88,13 +180,13 @@ def open_gguf(path: Path) -> GgufSource:
         name: SourceTensor(name, GGML_TYPES[entry.type_id].name, entry.shape, entry.nbytes)
         for name, entry in header.tensors.items()
     }
-    weights = GgufWeights(header.tensors)
+    weights = GgufWeights(header.tensors, root)
     checkpoint = Checkpoint(
-        id=without_number(path).removesuffix(".gguf"),
+        id="",
         revision=None,
         config={},
         tensors=tensors,
-        side_files=Folder(path.parent, tuple(file.name for file in header.files)),
+        side_files=Folder(root, tuple(f.relative_to(root).as_posix() for f in header.files)),
         weights=weights,
         source_bytes=sum(tensor.nbytes for tensor in tensors.values()),
         readable=stored_names(),

@@ -11,11 +11,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from quantcli.architectures import OutputTensor, find
-from quantcli.checkpoint import Checkpoint, open_checkpoint
+from quantcli.checkpoint import Checkpoint, GgufOnlyError, gguf_choice, open_checkpoint
 from quantcli.checkpoint.safetensors import to_float32
 from quantcli.errors import BadInputError, UnsupportedError, UsageError
 from quantcli.gguf_file import TensorEntry, read_split
-from quantcli.gguf_source import GgufWeights, is_gguf
+from quantcli.gguf_source import GgufWeights, fetch_gguf, is_gguf
 from quantcli.progress import Progress
 from quantcli.tensor_types import by_id
 from quantcli.tokenizer import read_tokenizer
@@ -124,7 +124,7 @@ class GgufModel:
         self.types = {name: _type_name(entry) for name, entry in header.tensors.items()}
         self._path = path
         self._entries = header.tensors
-        self._weights = GgufWeights(header.tensors)
+        self._weights = GgufWeights(header.tensors, path.parent)
 
     def rows(self, name: str, rows: Rows = None) -> np.ndarray:
         """Rows of a tensor, decoded; see Model."""
@@ -135,15 +135,20 @@ class GgufModel:
 def open_model(
     source: str, revision: str | None = None, progress: Progress | None = None
 ) -> CheckpointModel | GgufModel:
-    """A *.gguf file, a checkpoint folder, or `org/name` on the hub, as a Model.
+    """A *.gguf file, a checkpoint folder, or `org/name[:file.gguf]` on the hub, as a Model.
 
-    Raises: see open_checkpoint, architectures.find, read_tokenizer, GgufModel.
+    Raises: see open_checkpoint, fetch_gguf, architectures.find, read_tokenizer, GgufModel.
     """
     if is_gguf(source):
         if revision is not None:
             raise UsageError(f"--revision is for hub models, but {source!r} is a file")
         return GgufModel(Path(source))
-    checkpoint = open_checkpoint(source, revision=revision, progress=progress)
+    if (chosen := gguf_choice(source)) is not None:
+        return GgufModel(fetch_gguf(*chosen, revision, progress))
+    try:
+        checkpoint = open_checkpoint(source, revision=revision, progress=progress)
+    except GgufOnlyError:
+        return GgufModel(fetch_gguf(source, None, revision, progress))
     family = find(checkpoint.config)
     shapes = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     origins = family.tensors(checkpoint.config, shapes)

@@ -1,18 +1,22 @@
 """A hub model that is on no disk: pieces go to the processes that encode with their rows.
 
-Tensors come in the order of the source's files. A piece is sent as soon as all its rows have come:
-where rows change their order within a head, that takes at most the rows of a head. Where they move
-further, or become columns, the tensor is held as a whole (see planning.held).
+Tensors come in the order of the source's files, the experts of a stack each at a time of its own.
+A piece is sent as soon as all its rows have come: where rows change their order within a head, that
+takes at most the rows of a head. Where they move further, or become columns, the tensor is held as
+a whole (see planning.held).
 """
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quantcli.architectures import OutputTensor
+from quantcli.checkpoint import SourceTensor
+from quantcli.checkpoint.fused import parts_of
 from quantcli.checkpoint.safetensors import NUMPY_DTYPES
 from quantcli.errors import BadInputError
 from quantcli.methods.pieces import Done, Piece, RoundPieces
@@ -52,31 +56,48 @@ class RoundSent:
 
 
 def stream(plan: Plan, source: "HubStream") -> Iterator[Sent]:
-    """All pieces of the output, those of a tensor in order; at the end the source is verified.
+    """All pieces of the output, those of a matrix in order; at the end the source is verified.
 
     Raises: BadInputError (heads that differ), and as HubStream.tensors.
     """
     origins = plan.origins
-    places = {o.source: index for index, o in enumerate(origins) if o.source is not None}
+    places: dict[str, tuple[int, int | None]] = {}
+    for index, origin in enumerate(origins):
+        if origin.source is not None:
+            places[origin.source] = index, None
+        places |= {name: (index, matrix) for matrix, name in enumerate(origin.stack)}
     heads = {name for o in origins if o.must_equal for name in (o.source, o.must_equal)}
     digests: dict[str | None, bytes] = {}
     for index, origin in enumerate(origins):
-        if origin.source is None:
+        if not origin.sources:
             yield from (Sent(piece, None) for piece in pieces_of(plan, index))
-    for tensor, read in source.tensors():
-        if tensor.name not in places:
-            continue
+    for tensor, read in _wanted(source, places):
         sha = hashlib.sha256()
-        index = places[tensor.name]
-        cut = _whole if is_whole(origins[index]) else _pieces
+        index, matrix = places[tensor.name]
+        cut = _whole if is_whole(origins[index]) else partial(_pieces, matrix=matrix)
         for sent, stored in cut(plan, index, tensor.dtype, read):
             if tensor.name in heads:
                 sha.update(stored)
             yield sent
-        digests[tensor.name] = sha.digest()
+        if tensor.name in heads:
+            digests[tensor.name] = sha.digest()
     for origin in origins:
         if origin.must_equal and digests[origin.source] != digests[origin.must_equal]:
             raise heads_differ(plan, origin)
+
+
+def _wanted(source: "HubStream", places: Collection[str]) -> Iterator[tuple[SourceTensor, "Read"]]:
+    """The tensors of the source that are in `places`; of experts stored together single ones."""
+    for stored, read in source.tensors():
+        if stored.name in places:
+            yield stored, read
+            continue
+        parts = parts_of(stored)
+        for part in parts if any(part.name in places for part in parts) else ():
+            if part.name in places:
+                yield part, read
+            else:
+                read(part.nbytes)
 
 
 def heads_differ(plan: Plan, origin: OutputTensor) -> BadInputError:
@@ -87,18 +108,22 @@ def heads_differ(plan: Plan, origin: OutputTensor) -> BadInputError:
     )
 
 
-def _pieces(plan: Plan, index: int, dtype: str, read: "Read") -> Iterator[tuple[Sent, Buffer]]:
-    """Each piece of a tensor, and the bytes that were read for it."""
+def _pieces(
+    plan: Plan, index: int, dtype: str, read: "Read", matrix: int | None
+) -> Iterator[tuple[Sent, Buffer]]:
+    """Each piece of a tensor, or of a matrix of a stack, and the bytes that were read for it."""
     origin = plan.origins[index]
-    n_rows, n_columns = matrix_shape(origin.shape)
+    n_rows, n_columns = matrix_shape(origin.shape if matrix is None else origin.shape[1:])
+    before = (matrix or 0) * n_rows
     order = np.arange(n_rows) if origin.rows is None else origin.rows
     still_wanted = first_wanted(order)
     stored = NUMPY_DTYPES[dtype]
     window, first = np.empty((0, n_columns), stored), 0
-    for piece in pieces_of(plan, index):
-        wanted = order[piece.rows]
-        window = window[still_wanted[piece.rows.start] - first :]
-        first = int(still_wanted[piece.rows.start])
+    for piece in pieces_of(plan, index, matrix):
+        start, stop = piece.rows.start - before, piece.rows.stop - before
+        wanted = order[start:stop]
+        window = window[still_wanted[start] - first :]
+        first = int(still_wanted[start])
         missing = max(0, int(wanted.max()) + 1 - first - len(window))
         data = read(missing * n_columns * stored.itemsize)
         new = np.frombuffer(data, stored).reshape(missing, n_columns)

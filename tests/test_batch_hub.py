@@ -6,12 +6,17 @@ from pathlib import Path
 
 import pytest
 from conftest import DEMO
+from gguf_contents import contents
 from hub_client import environment
 from hub_server import Fault, HubServer
 from hub_upload_server import TOKEN, UploadHub
+from tiny_adapters import build_adapter
+from tiny_models import build
 from zoo import Zoo
 
+import quantcli
 from quantcli.calibration.text import read_text
+from quantcli.checkpoint import AdapterRef
 
 SECRET = "hf_very_secret_token"
 MANIFEST = """
@@ -66,6 +71,49 @@ def test_dry_run_knows_the_download(tmp_path: Path) -> None:
     totals = json.loads(ran.out)["totals"]
     assert totals["download_bytes"] == (DEMO / "model.safetensors").stat().st_size
     assert totals["disk_bytes"] == totals["download_bytes"] + totals["output_bytes"]
+
+
+ADAPTED = """
+[[models]]
+source = "org/demo"
+lora = ["./lora:0.5"]
+stream = true
+types = ["Q4_0"]
+output = "{model}-{type}.gguf"
+[[models]]
+source = "org/files:F16"
+types = ["Q8_0"]
+output = "files-{type}.gguf"
+"""
+
+
+def test_adapters_streams_and_gguf_files(tmp_path: Path) -> None:
+    """Each like `convert`; what is streamed needs no disk, what is stored is deleted."""
+    build_adapter(tmp_path / "lora", "llama")
+    source = build(tmp_path / "source", "llama", "gqa")
+    (tmp_path / "files").mkdir()
+    quantcli.convert(quantcli.Job(str(source), ("F16",), tmp_path / "files" / "m-F16.gguf"))
+    (tmp_path / "zoo.toml").write_text(ADAPTED)
+    zoo = Zoo(tmp_path)
+    with HubServer({"org/demo": source, "org/files": tmp_path / "files"}) as hub:
+        places = environment(hub, tmp_path)
+        dry = zoo.run("--dry-run", "--json", **places)
+        assert dry.code == 0, dry.err
+        totals = json.loads(dry.out)["totals"]
+        ran = zoo.run("--delete-source", **places)
+    assert ran.code == 0, ran.err
+    streamed, stored = (
+        (tmp_path / name).stat().st_size
+        for name in ("source/model.safetensors", "files/m-F16.gguf")
+    )
+    assert totals["download_bytes"] == streamed + stored
+    assert totals["disk_bytes"] == totals["output_bytes"] + stored
+    kept = [path for path in (tmp_path / "home").rglob("*") if path.is_file()]
+    assert max(path.stat().st_size for path in kept) < stored / 2
+    expected = tmp_path / "expected.gguf"
+    lora = (AdapterRef(str(tmp_path / "lora"), 0.5),)
+    quantcli.convert(quantcli.Job(str(source), ("Q4_0",), expected, lora=lora))
+    assert contents(zoo.shelf / "demo-Q4_0.gguf")["tensors"] == contents(expected)["tensors"]
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Manifests: all problems at once, each with its place; what jobs a good one becomes."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,7 @@ calibration_tokens = 3
 [[models]]
 source = "org/b"
 evaluate = 3
+lora = ["org/adapter:0"]
 gate = { best = 1 }
 """
 
@@ -56,6 +58,7 @@ def test_every_problem_of_the_schema_at_once_with_its_place(tmp_path: Path) -> N
         ("models[1], source", "is missing"),
         ("models[1], calibration_tokens", "512"),
         ("models[2] 'org/b', evaluate", "not 3"),
+        ("models[2] 'org/b', lora[0]", "a scale other than 0"),
         ("models[2] 'org/b', gate.best", "known: max_kld, min_top1, max_size"),
     ]:
         assert any(line.startswith(f"{place}: ") and word in line for line in found), place
@@ -103,6 +106,16 @@ gate = { max_kld = 0.1 }
 [[models]]
 source = "./here"
 revision = "main"
+[[models]]
+source = "org/streamed"
+stream = true
+methods = ["gptq"]
+[[models]]
+source = "./here"
+stream = true
+[[models]]
+source = "org/adapted"
+lora = ["./none"]
 """
 
 
@@ -122,6 +135,9 @@ def test_problems_between_settings_come_with_those_of_the_schema(tmp_path: Path)
         (10, "exclude each other"),
         (11, "leave `evaluate = false` out"),
         (12, "revision is for hub models"),
+        (13, "leave out method gptq"),
+        (14, "stream is for hub models"),
+        (15, "lora: there is no folder './none'"),
     ]:
         assert any(line.startswith(f"models[{index}]") and word in line for line in found), index
     assert not any("--" in line for line in found), "keys, not flags"
@@ -245,3 +261,31 @@ def test_the_flag_decides_where_to_upload(tmp_path: Path) -> None:
     assert jobs(tmp_path, text, upload="me/{model}")[0].upload == "me/a"
     with pytest.raises(UsageError, match="no value here"):
         jobs(tmp_path, text, upload="me/{typ}")
+
+
+def test_adapters_are_found_beside_the_manifest_and_told_apart_by_what_is_in_them(
+    tmp_path: Path,
+) -> None:
+    text = '[[models]]\nsource = "org/a"\nlora = ["./l:0.5", "org/l"]\n'
+    keys = []
+    for place, content in (("one", "{}"), ("other", "{}"), ("third", "{ }")):
+        (tmp_path / place / "l").mkdir(parents=True)
+        (tmp_path / place / "l" / "adapter_config.json").write_text(content)
+        os.utime(tmp_path / place / "l" / "adapter_config.json", (1, 1))
+        (job,) = jobs(tmp_path / place, text)
+        assert [(a.source, a.scale) for a in job.job.lora] == [
+            (str(tmp_path / place / "l"), 0.5),
+            ("org/l", 1.0),
+        ]
+        keys.append(job.key)
+    assert keys[0] == keys[1] != keys[2]
+    assert jobs(tmp_path / "one", text.replace("0.5", "0.6"))[0].key != keys[0]
+    assert jobs(tmp_path / "one", text + "stream = true\n")[0].key == keys[0]
+
+
+def test_gguf_files_on_the_hub(tmp_path: Path) -> None:
+    text = "".join(f'[[models]]\nsource = "org/a{choice}"\n' for choice in (":x-F16.gguf", ":F32"))
+    named, typed = jobs(tmp_path, text + 'output = "{org}/{model}-{type}.gguf"\n')
+    assert (named.job.source, named.outputs) == ("org/a:x-F16.gguf", ("x/x-Q4_K_M.gguf",))
+    assert (typed.job.source, typed.outputs) == ("org/a:F32", ("org/a-Q4_K_M.gguf",))
+    assert named.on_hub

@@ -10,8 +10,8 @@ from hub_client import LISTING, WEIGHTS, Start, cached_content, downloads, failu
 from hub_server import Fault
 from huggingface_hub import constants
 
+from quantcli.checkpoint import GgufOnlyError, hub_cache, hub_calls, open_checkpoint
 from quantcli.checkpoint import hub as hub_module
-from quantcli.checkpoint import hub_cache, hub_calls, open_checkpoint
 from quantcli.errors import (
     BadInputError,
     IntegrityError,
@@ -188,7 +188,7 @@ def test_side_files_of_absurd_size_are_not_downloaded(
 
 UNSUPPORTED: dict[str, tuple[list[str], type[QuantcliError], str]] = {
     "pickles only": (["config.json", "pytorch_model.bin"], UnsupportedError, "pickled weights"),
-    "GGUF only": (["m.gguf"], UnsupportedError, "GGUF files"),
+    "GGUF only": (["m.gguf"], GgufOnlyError, "GGUF files"),
     "adapter": (["adapter_config.json", "adapter_model.safetensors"], UnsupportedError, "adapter"),
     "no config": ([WEIGHTS], BadInputError, "no config.json"),
     "nothing": (["README.md"], BadInputError, "no model.safetensors"),

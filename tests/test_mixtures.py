@@ -11,7 +11,7 @@ from tiny_models import MIXTURES, build
 
 import quantcli
 from quantcli.calibration import Imatrix, calibrate, read_text, unreached, write_imatrix
-from quantcli.gguf_file import read_header, read_tensor
+from quantcli.gguf_file import Slot, Writer, read_header, read_tensor
 from quantcli.model import open_model
 from quantcli.planning import Job
 from quantcli.tensor_types import get
@@ -79,6 +79,42 @@ def test_a_file_computes_what_its_checkpoint_does(
     one, other = (
         Transformer(open_model(name)).hidden(tokens) for name in (made.paths[0], str(source))
     )
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.fixture(scope="module")
+def nameless(tmp_path_factory: pytest.TempPathFactory, folder: Path) -> tuple[Path, Path]:
+    """A file of the model, and the same one without the key of its experts' size."""
+    place = tmp_path_factory.mktemp("nameless")
+    whole, without = place / "whole.gguf", place / "without.gguf"
+    quantcli.convert(Job(str(folder), ("F32",), whole))
+    header = read_header(whole)
+    metadata = {k: v for k, v in header.metadata.items() if "expert_feed_forward" not in k}
+    assert len(metadata) == len(header.metadata) - 1
+    entries = header.tensors.values()
+    with Writer(without, metadata, [Slot(e.name, e.shape, e.type_id) for e in entries]) as out:
+        for entry in entries:
+            out.write(entry.name, np.ascontiguousarray(read_tensor(entry)))
+        out.commit()
+    return whole, without
+
+
+def test_the_size_of_experts_that_a_file_does_not_say(nameless: tuple[Path, Path]) -> None:
+    """As llama.cpp has it: the mlp's, divided by the number of experts that a token sees."""
+    tokens = np.arange(80, dtype=np.int32).reshape(2, 40)
+    one, other = (Transformer(open_model(str(path))).hidden(tokens) for path in nameless)
+    np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.runtime
+def test_llama_cpp_loads_such_a_file(nameless: tuple[Path, Path]) -> None:
+    from llama_cpp import Runtime
+
+    with np.load(RECORD) as record:
+        ids = record["qwen3moe-eight/ids"].tolist()
+    n_vocab = open_model(str(nameless[0])).shapes["token_embd.weight"][0]
+    one, other = (Runtime(path).next_log_probabilities(ids, n_vocab) for path in nameless)
+    assert np.isfinite(one).all()
     np.testing.assert_array_equal(one, other)
 
 

@@ -76,6 +76,17 @@ def _check_normalized(config: Config) -> None:
         )
 
 
+def _check_sparse(config: Config) -> None:
+    """Blocks with an mlp among those with experts: the configuration classes allow for them."""
+    for key, usual in (("decoder_sparse_step", 1), ("mlp_only_layers", [])):
+        value = config.get(key)
+        if value is not None and value != usual:
+            raise UnsupportedError(
+                f"config.json: {key} = {show(value)} makes blocks without experts, which llama.cpp"
+                " does not load for this family: no runtime could read the file"
+            )
+
+
 QWEN3_MOE = replace(
     QWEN3,
     name="Qwen3-MoE",
@@ -103,14 +114,8 @@ QWEN3_MOE = replace(
         "num_experts_per_tok": 8,
         "norm_topk_prob": False,
     },
-    # Blocks without experts are what the configuration class allows for.
-    accepts={
-        **QWEN2.accepts,
-        "decoder_sparse_step": (1,),
-        "mlp_only_layers": ([],),
-    },
-    checks=(check_experts, _check_normalized),
-    wiring=Wiring(rope="neox", qk_norm=True, mixture=Mixture(normalized=True)),
+    checks=(check_experts, _check_normalized, _check_sparse),
+    wiring=Wiring(rope="neox", qk_norm=True, mixture=Mixture(normalized=True, divided=True)),
 )
 
 QWEN2_MOE = replace(
@@ -146,10 +151,8 @@ QWEN2_MOE = replace(
     accepts={
         **QWEN2.accepts,
         "norm_topk_prob": (False,),
-        "decoder_sparse_step": (1,),
-        "mlp_only_layers": ([],),
         "qkv_bias": (True,),
     },
-    checks=(check_experts,),
-    wiring=Wiring(rope="neox", mixture=Mixture(normalized=False, shared=True)),
+    checks=(check_experts, _check_sparse),
+    wiring=Wiring(rope="neox", mixture=Mixture(normalized=False, shared=True, divided=True)),
 )

@@ -84,13 +84,15 @@ class Mixture:
 
     normalized: the weights of a token's experts are scaled so that their sum is 1; shared: one more
     expert sees all tokens; shared_gate: times the sigmoid of a linear of its own; scaled: the file
-    may say a factor of the weights.
+    may say a factor of the weights; divided: where the file says no inner size of an expert, that
+    of the mlp is divided among those that a token sees.
     """
 
     normalized: bool
     shared: bool = False
     shared_gate: bool = True
     scaled: bool = False
+    divided: bool = False
 
 
 @dataclass(frozen=True)

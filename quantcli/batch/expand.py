@@ -15,11 +15,14 @@ from pydantic import TypeAdapter
 from quantcli.batch.manifest import ManifestError, Model, Read, Settings, as_keys
 from quantcli.batch.naming import below_root, clashing_outputs, clashing_uploads, filled
 from quantcli.calibration.text import BUILTIN
+from quantcli.checkpoint import AdapterRef, gguf_choice
 from quantcli.errors import QuantcliError, UsageError
 from quantcli.gguf_file import without_number
 from quantcli.methods import method_info
 from quantcli.planning import Job, Target
 from quantcli.planning.from_options import AUTO, make_job, make_target
+from quantcli.planning.job import check_stream
+from quantcli.planning.lora import parse_lora
 from quantcli.planning.names import TYPE, bare_name
 from quantcli.planning.ram import parse_size
 from quantcli.recipes import file_type
@@ -27,10 +30,10 @@ from quantcli.report.files import check_drawing
 
 OUTPUT = "{model}/{model}-{type}.gguf"
 JOB = TypeAdapter(Job)
-# What changes no byte of the outputs, or is told by `outputs`, is no part of a job's identity.
+# What changes no byte of the outputs, or is told by `outputs` or `identity`, is not in a job's key.
 NOT_IN_KEY = frozenset(
     ("source", "output", "threads", "force", "resume", "delete_source", "gate", "max_memory_bytes")
-)
+) | {"lora", "stream"}
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ class BatchJob:
     recipe: str | None
     job: Job
     outputs: tuple[str, ...]
-    identity: tuple[str, ...]  # of local files that are read: other contents, other key
+    identity: tuple[str, ...]  # of files and adapters that are read: other contents, other key
     upload: str | None
     report: tuple[str, ...]  # formats beside JSON
 
@@ -116,13 +119,15 @@ def _job(
     local = Path(source).is_absolute()
     if local and model.revision:
         raise UsageError("revision is for hub models, but the source is local")
+    if local and settings.stream:
+        raise UsageError("stream is for hub models, but the source is local")
     if "html" in (settings.report or ()):
         check_drawing("report")
     job = _conversion(source, model, settings, method, recipe, base)
     labels = [_label(job.target)] if job.target else _types(job)
     job = replace(job, types=job.types if job.target else tuple(labels))
     words = {
-        "org": "" if local else source.rpartition("/")[0],
+        "org": "" if local else source.partition("/")[0],
         "model": model.name or _model_name(source),
         "revision": model.revision or "",
         "method": method,
@@ -144,6 +149,7 @@ def _job(
         identity=(
             *(_fingerprint(Path(file)) if file else "" for file in files),
             _fingerprint(Path(source), is_model=True) if local else "",
+            *(f"{_fingerprint(Path(a.source)) or a.source} {a.scale}" for a in job.lora),
         ),
         upload=filled(settings.upload, words) if settings.upload else None,
         report=tuple(settings.report or ()),
@@ -159,7 +165,7 @@ def _conversion(
     if imatrix is not None and imatrix != AUTO:
         imatrix = _file(settings.imatrix or "", base)
     calibrates = imatrix == AUTO or method_info(method).calibrates or target is not None
-    return make_job(
+    job = make_job(
         source,
         None if target or not settings.types else ",".join(settings.types),
         _file(recipe, base) if recipe else None,
@@ -172,6 +178,8 @@ def _conversion(
         target=target,
         on_fallback=settings.on_fallback or "warn",
         revision=model.revision,
+        lora=tuple(_adapter(text, base) for text in settings.lora or ()),
+        stream=bool(settings.stream),
         override_kv=tuple(settings.override_kv or ()),
         pre_tokenizer=settings.pre_tokenizer,
         split_max_bytes=parse_size(settings.split_max_size, "split_max_size")
@@ -184,6 +192,17 @@ def _conversion(
         force=True,  # the ledger knows whose an existing output is
         resume=True,
     )
+    check_stream(job)
+    return job
+
+
+def _adapter(text: str, base: Path) -> AdapterRef:
+    """An adapter whose folder is a whole path, or that is on the hub."""
+    ref = parse_lora(text)
+    found = _source(ref.source, base)
+    if Path(found).is_absolute() and not Path(found).is_dir():
+        raise UsageError(f"lora: there is no folder {ref.source!r}")
+    return replace(ref, source=found)
 
 
 def _evaluation(settings: Settings, base: Path) -> str | None:
@@ -208,14 +227,19 @@ def _at(model: Model) -> str:
 
 
 def _source(source: str, base: Path) -> str:
-    """An absolute path for a folder or a GGUF file, a hub id as it is."""
+    """An absolute path for a folder or a GGUF file, what is on the hub as it is."""
     path = Path(source).expanduser()
+    if gguf_choice(source) is not None and not (base / path).exists():
+        return source
     if source.startswith((".", "/", "~")) or (base / path).is_dir() or source.endswith(".gguf"):
         return str((base / path).resolve())
     return source
 
 
 def _model_name(source: str) -> str:
+    repo_id, choice = gguf_choice(source) or (source, "")
+    if choice:
+        source = choice if choice.endswith(".gguf") else repo_id
     if source.endswith(".gguf"):
         return bare_name(without_number(Path(source)).removesuffix(".gguf"))
     return PurePosixPath(source).name

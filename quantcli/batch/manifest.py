@@ -16,6 +16,7 @@ from quantcli.errors import QuantcliError, UsageError
 from quantcli.evaluation.gate import Gate
 from quantcli.methods import method_info
 from quantcli.planning.from_options import make_gate
+from quantcli.planning.lora import parse_lora
 from quantcli.planning.ram import parse_size
 from quantcli.recipes import file_type
 
@@ -37,6 +38,7 @@ def _accepted_by(check: Callable[[str], object]) -> AfterValidator:
 
 FileTypeName = Annotated[str, _accepted_by(file_type)]
 MethodName = Annotated[str, _accepted_by(method_info)]
+Adapter = Annotated[str, _accepted_by(parse_lora)]
 Size = Annotated[str, _accepted_by(lambda text: parse_size(text, "the value"))]
 
 
@@ -82,6 +84,8 @@ class Settings(Strict):
     imatrix: str | None = None
     calibration: str | None = None
     calibration_tokens: Annotated[int, Field(ge=512)] | None = None
+    lora: list[Adapter] | None = None
+    stream: bool | None = None
     evaluate: bool | str | None = None
     gate: GateTable | None = None
     output: str | None = None
@@ -101,7 +105,7 @@ class Settings(Strict):
 
 
 class Model(Settings):
-    """One [[models]] table: `source` is a hub id, a folder or a GGUF file.
+    """One [[models]] table: `source` is a hub id, a folder or a GGUF file, also one on the hub.
 
     `name` is how the outputs call it.
     """

@@ -40,7 +40,7 @@ class Planned:
 
     @property
     def download_bytes(self) -> int:
-        """Weights to be fetched from the hub."""
+        """Weights to be fetched from the hub, stored or not."""
         return self.plan.get("download_bytes", 0)
 
     @property
@@ -142,7 +142,7 @@ def share(seconds: float, total: float, cores: int, together: int) -> int:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a batch needs, in bytes; `downloads` of each source once."""
+    """What a batch needs, in bytes; `downloads` of each source once, of streams for each job."""
 
     downloads: int
     outputs: int
@@ -151,10 +151,11 @@ class Needs:
 
 def needs(planned: Sequence[Planned], at_once: int, delete_source: bool) -> Needs:
     """Add up: with delete_source only the largest `at_once` downloads are there together."""
-    sources = {each.job.lane: each.download_bytes for each in planned}
-    downloads = sorted(sources.values(), reverse=True)
+    stored = {e.job.lane: e.download_bytes for e in planned if not e.job.job.stream}
+    streamed = sum(each.download_bytes for each in planned if each.job.job.stream)
+    downloads = sorted(stored.values(), reverse=True)
     return Needs(
-        downloads=sum(downloads),
+        downloads=sum(downloads) + streamed,
         outputs=sum(each.output_bytes for each in planned),
         sources_at_once=sum(downloads[:at_once] if delete_source else downloads),
     )

@@ -164,7 +164,8 @@ def _lanes(
     for task in tasks:
         lanes[task.planned.job.lane].append(task)
     for lane in lanes.values():
-        lane[-1].delete_source = delete_source and lane[-1].planned.job.on_hub
+        if storing := [task for task in lane if not task.planned.job.job.stream]:
+            storing[-1].delete_source = delete_source and storing[-1].planned.job.on_hub
     ends: dict[object, list[Upload]] = defaultdict(list)
     for upload in uploads:
         ends[upload.jobs[0].lane].append(upload)

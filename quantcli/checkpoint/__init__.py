@@ -7,15 +7,18 @@ from pathlib import Path
 from quantcli.checkpoint.adapter import Adapter, AdapterRef, read_adapter
 from quantcli.checkpoint.checkpoint import Checkpoint, SourceTensor, Weights
 from quantcli.checkpoint.files import show
-from quantcli.errors import AccessError, BadInputError, UsageError
+from quantcli.checkpoint.layout import GgufOnlyError
+from quantcli.errors import AccessError, BadInputError, UnsupportedError, UsageError
 from quantcli.progress import Progress
 
 __all__ = [
     "Adapter",
     "AdapterRef",
     "Checkpoint",
+    "GgufOnlyError",
     "SourceTensor",
     "Weights",
+    "gguf_choice",
     "open_adapter",
     "open_checkpoint",
 ]
@@ -37,8 +40,8 @@ def open_checkpoint(
     of a hub model's weights is fetched. A local folder wins over a hub model of the same name.
     `stream`: the weights of a hub model are not stored but come by `Checkpoint.stream`.
 
-    Raises: UsageError, BadInputError, UnsupportedError, AccessError, NetworkError, ResourceError,
-    IntegrityError.
+    Raises: UsageError, BadInputError, UnsupportedError (a GgufOnlyError where a hub model has no
+    other weights than GGUF files), AccessError, NetworkError, ResourceError, IntegrityError.
     """
     if (root := _local(source)) is not None:
         if revision is not None:
@@ -47,7 +50,10 @@ def open_checkpoint(
             raise UsageError(f"--stream is for hub models, but {show(source)} is a local folder")
         from quantcli.checkpoint.folder import open_folder
 
-        return open_folder(root, root.name)
+        try:
+            return open_folder(root, root.name)
+        except GgufOnlyError as error:
+            raise UnsupportedError(str(error)) from None
     from quantcli.checkpoint.hub import open_hub
 
     return open_hub(source, revision, weights, progress, stream)
@@ -64,6 +70,14 @@ def open_adapter(ref: AdapterRef, base: Checkpoint, progress: Progress | None = 
 
     root, commit = fetch_adapter(ref.source, progress)
     return read_adapter(root, ref.source, commit, ref.scale, base)
+
+
+def gguf_choice(source: str) -> tuple[str, str] | None:
+    """(id, choice) of "org/name:choice", a GGUF model on the hub; None for any other source."""
+    repo_id, colon, choice = source.partition(":")
+    if not colon or not choice or not _HUB_ID.fullmatch(repo_id) or os.path.lexists(source):
+        return None
+    return repo_id, choice
 
 
 def _local(source: str) -> Path | None:

@@ -40,7 +40,7 @@ class CachedWeights:
         try:
             with self._alone() as alone:
                 for name in list(self._pending) if alone else ():
-                    _remove(self._root / name)
+                    _remove(self._root, name)
                     del self._pending[name]
         except OSError as error:
             why = os.strerror(error.errno or 0)
@@ -78,22 +78,23 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _remove(path: Path) -> None:
-    """Remove a snapshot's file and its content, which is in the repo's `blobs`.
+def _remove(root: Path, name: str) -> None:
+    """Remove a file of the snapshot `root` and its content, which is in the repo's `blobs`.
 
     Content that the cache shares among repos goes with the last repo that has it: the client
     counts. Raises OSError.
     """
+    path = root / name
     if not path.is_symlink():
         path.unlink(missing_ok=True)
         return
-    blob = path.parent / path.readlink()
+    blob = Path(os.path.normpath(path.parent / path.readlink()))
     path.unlink()
     if not blob.is_symlink():
         blob.unlink(missing_ok=True)
         return
     nothing: frozenset[Path] = frozenset()
-    cache = path.parents[3]
+    cache = root.parents[2]
     DeleteCacheStrategy(
         0, blobs=frozenset({blob}), refs=nothing, repos=nothing, snapshots=nothing, cache_dir=cache
     ).execute()

@@ -7,6 +7,7 @@ import numpy as np
 
 from quantcli.checkpoint.checkpoint import Checkpoint
 from quantcli.checkpoint.files import Folder, show
+from quantcli.checkpoint.fused import SingleExperts, is_fused
 from quantcli.checkpoint.layout import INDEX, Layout, all_tensors, find_layout, join_headers
 from quantcli.checkpoint.prequantized import read_format
 from quantcli.checkpoint.prequantized.weights import PackedWeights
@@ -33,10 +34,11 @@ def open_folder(
     config = read_config(side_files)
     form = read_format(config)
     stored = SafetensorsWeights(root, layout)
-    if form is None:
-        weights: SafetensorsWeights | PackedWeights = stored
-    else:
+    weights: SafetensorsWeights | PackedWeights | SingleExperts = stored
+    if form is not None:
         weights = PackedWeights(form, stored.tensors, stored)
+    elif is_fused(config):
+        weights = SingleExperts(stored.tensors, stored)
     return Checkpoint(
         id,
         revision,

@@ -21,6 +21,7 @@ from quantcli.checkpoint.cached_weights import CachedWeights
 from quantcli.checkpoint.checkpoint import Checkpoint
 from quantcli.checkpoint.files import SIDE_FILE_LIMIT, TEMPLATE_FOLDER, Folder, is_plain, show
 from quantcli.checkpoint.folder import open_folder, read_config
+from quantcli.checkpoint.fused import is_fused, single_experts
 from quantcli.checkpoint.hub_cache import CachedRepo, RemoteFile, open_cached, usable_digest
 from quantcli.checkpoint.hub_calls import call, host
 from quantcli.checkpoint.hub_stream import HubStream, StreamedWeights
@@ -80,6 +81,8 @@ def open_hub(
         homes = join_headers(headers, layout)
         streamed = HubStream(repo_id, commit, [(shard, headers[shard.name]) for shard in shards])
         tensors = all_tensors(headers)
+        if form is None and is_fused(config):
+            tensors = single_experts(tensors.values())
         if form is not None and stream:
             raise UnsupportedError(
                 f"{show(repo_id)} is quantized ({form.title}), which --stream cannot read; leave"
@@ -152,7 +155,7 @@ def _remote_file(sibling: Any) -> RemoteFile:
 def _fetch_header(repo_id: str, commit: str, file: RemoteFile) -> Header:
     """Read and validate the header of a weight file on the hub, without its tensors."""
     label = show(file.name)
-    read = partial(_fetch, repo_id, commit, file, 0)
+    read = partial(fetch_range, repo_id, commit, file, 0)
     start = call(repo_id, partial(read, min(HEADER_GUESS, file.size)))
     end = 8 + header_length(start, file.size, label)
     if end > len(start):
@@ -174,14 +177,14 @@ class _RemoteWeights:
         home = self.homes[name]
         tensor, begin = self.headers[home].tensors[name], self.headers[home].begins[name]
         file = self.files[home]
-        read = partial(_fetch, self.repo_id, self.commit, file, begin, tensor.nbytes)
+        read = partial(fetch_range, self.repo_id, self.commit, file, begin, tensor.nbytes)
         return from_bytes(tensor, call(self.repo_id, read))
 
     def float32(self, name: str, rows: slice | np.ndarray | None) -> np.ndarray:
         raise RuntimeError(f"{self.repo_id} was opened for planning, without weights")
 
 
-def _fetch(repo_id: str, commit: str, file: RemoteFile, begin: int, count: int) -> bytes:
+def fetch_range(repo_id: str, commit: str, file: RemoteFile, begin: int, count: int) -> bytes:
     """Return `count` bytes from `begin` on; a hub that ignores the Range is cut off there."""
     if count == 0:
         return b""

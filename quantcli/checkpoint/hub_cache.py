@@ -20,7 +20,7 @@ from quantcli.checkpoint.checkpoint import Checkpoint
 from quantcli.checkpoint.files import SIDE_FILE_LIMIT, Folder, open_regular, show
 from quantcli.checkpoint.folder import open_folder
 from quantcli.checkpoint.hub_calls import call, host
-from quantcli.checkpoint.layout import INDEX, find_layout
+from quantcli.checkpoint.layout import INDEX, GgufOnlyError, find_layout
 from quantcli.errors import AccessError, IntegrityError, NetworkError, ResourceError
 from quantcli.progress import Progress
 
@@ -57,10 +57,9 @@ class CachedRepo:
         """
         if missing := self.missing(files):
             self._fetch_all(missing, progress)
-        config = self._cached(self._config)
-        if config is None:
+        root = self._folder(self._cached(self._config))
+        if root is None:
             raise NetworkError(f"{host()} serves another commit of {show(self.repo_id)} than asked")
-        root = config.parent.resolve()
         verify(root, files, progress)
         return root
 
@@ -71,6 +70,11 @@ class CachedRepo:
     def _cached(self, name: str, revision: str | None = None) -> Path | None:
         path = try_to_load_from_cache(self.repo_id, name, revision=revision or self.commit)
         return Path(path) if isinstance(path, str) else None
+
+    def _folder(self, config: Path | None) -> Path | None:
+        """The folder of the commit, by the place of the config in it."""
+        depth = self._config.count("/")
+        return None if config is None else config.parents[depth].resolve()
 
     def _fetch_all(self, files: Sequence[RemoteFile], progress: Progress) -> None:
         size = sum(file.size for file in files)
@@ -109,8 +113,8 @@ class CachedRepo:
 
     def remember(self, revision: str) -> None:
         """Let the cache know the commit of `revision`, so that it can be opened offline."""
-        known = self._cached(self._config, revision)
-        if known is None or known.parent.name != self.commit:
+        known = self._folder(self._cached(self._config, revision))
+        if known is None or known.name != self.commit:
             # Only a request by name makes the client write it down; the file itself is there.
             ask = partial(hf_hub_download, self.repo_id, self._config, revision=revision)
             call(self.repo_id, ask)
@@ -139,6 +143,8 @@ def open_cached(repo_id: str, revision: str, progress: Progress) -> Checkpoint:
     needed = {"config.json"}
     if any(name.endswith(".safetensors") for name in names):
         needed.update(find_layout(names, side_files.json(INDEX)).files)
+    elif any(root.glob("*.gguf")) or any(root.glob("*/*.gguf")):
+        raise GgufOnlyError(f"only GGUF files of {show(repo_id)} are in the cache")
     cached = CachedWeights(root, sorted(needed - {"config.json"}))
     # The client leaves dangling links behind when content is deleted by hand.
     present = {name for name in names if (root / name).exists()}

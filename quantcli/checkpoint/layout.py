@@ -19,6 +19,10 @@ _SHARD = re.compile(r"model-(\d{5})-of-(\d{5})\.safetensors")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
+class GgufOnlyError(UnsupportedError):
+    """There are GGUF files and no other weights."""
+
+
 @dataclass(frozen=True)
 class Layout:
     """The weight files in order and, if there is an index, its map from tensor to file."""
@@ -83,7 +87,7 @@ def _nothing_found(names: Collection[str]) -> Exception:
             " save the model as safetensors first, or look for a revision that has them"
         )
     if gguf := first(".gguf"):
-        return UnsupportedError(f"only GGUF files ({show(gguf)}): give one of them as the source")
+        return GgufOnlyError(f"only GGUF files ({show(gguf)}): give one of them as the source")
     return BadInputError(f"there is no {SINGLE} and no {INDEX}")
 
 

@@ -12,8 +12,9 @@ Source = Annotated[
     str,
     typer.Argument(
         metavar="SOURCE",
-        help="A Hugging Face model id (org/name), a local folder with config.json and "
-        "safetensors weights, or a GGUF file (of a split one the first part).",
+        help="A Hugging Face model id (org/name; org/name:FILE or org/name:F16 for one of its GGUF "
+        "files), a local folder with config.json and safetensors weights, or a GGUF file (of a "
+        "split one the first part).",
         show_default=False,
     ),
 ]

@@ -19,7 +19,9 @@ from quantcli.gguf_file.layout import (
 )
 from quantcli.gguf_file.part_file import PartFile, Run
 from quantcli.gguf_file.reader import (
+    MAX_HEADER_BYTES,
     Header,
+    HeaderCutError,
     TensorEntry,
     open_regular,
     parse_header,
@@ -31,9 +33,11 @@ from quantcli.gguf_file.writer import Writer, commit
 
 __all__ = [
     "GGML_TYPES",
+    "MAX_HEADER_BYTES",
     "AtomicFile",
     "GgmlType",
     "Header",
+    "HeaderCutError",
     "Metadata",
     "PartFile",
     "Run",

@@ -65,6 +65,10 @@ class Header:
     files: tuple[Path, ...]
 
 
+class HeaderCutError(BadInputError):
+    """The header goes on beyond the bytes that are there, of a larger file."""
+
+
 def read_header(path: Path) -> Header:
     """Header of the GGUF file `path`; of a split model, of this shard alone.
 
@@ -110,7 +114,10 @@ def open_regular(path: Path) -> Iterator[int]:
 
 
 def parse_header(data: bytes | mmap.mmap, size: int, path: Path) -> Header:
-    """Header from `data`, the first bytes of a file of `size` bytes that errors call `path`."""
+    """Header from `data`, the first bytes of a file of `size` bytes that errors call `path`.
+
+    Raises like read_header, and HeaderCutError where more bytes may tell more.
+    """
     cursor = _Cursor(data, size, path)
     if cursor.take(4) != MAGIC:
         cursor.fail("not a GGUF file (it does not begin with 'GGUF')")
@@ -160,6 +167,8 @@ class _Cursor:
     def take(self, n: int) -> bytes:
         start, self.pos = self.pos, self.pos + n
         if self.pos > self.end:
+            if self.end < min(self.size, MAX_HEADER_BYTES):
+                raise HeaderCutError(f"{self.path}: the header is cut off at byte {self.end}")
             if self.size > self.end:
                 self.fail(f"header longer than {MAX_HEADER_BYTES} bytes")
             self.fail(f"truncated: the header goes on beyond the last byte ({self.size})")

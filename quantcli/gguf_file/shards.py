@@ -6,7 +6,7 @@ model); each shard is a GGUF file of its own.
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -70,13 +70,14 @@ def plan_shards(
     return shards
 
 
-def read_split(path: Path) -> Header:
+def read_split(path: Path, read: Callable[[Path], Header] = read_header) -> Header:
     """Header of a whole model from its only file or its first shard; entries know their file.
 
+    read: where the header of a file comes from.
     Raises like read_header, and BadInputError if `path` is not the first shard or the set of
     shards is not consistent.
     """
-    first = read_header(path)
+    first = read(path)
     count = _split_number(path, first, "split.count", np.uint16) or 1
     if count == 1:
         return first
@@ -87,7 +88,7 @@ def read_split(path: Path) -> Header:
     tensors: dict[str, TensorEntry] = {}
     parts = tuple(_shard_path(path.with_name(match[1]), i, count) for i in range(count))
     for number, part in enumerate(parts):
-        header = read_header(part) if number else first
+        header = read(part) if number else first
         if _split_number(part, header, "split.no", np.uint16) != number:
             raise BadInputError(f"{part}: split.no is not {number}; are the shards renamed?")
         for name, entry in header.tensors.items():

@@ -35,24 +35,38 @@ _ALLOWED = ("source", "lora", "types", "output", "revision", "override_kv", "thr
 
 @dataclass(frozen=True, eq=False)
 class Factor:
-    """One tensor of the file, `name` in the adapter's: rows in the order `order`, times `factor`.
+    """One tensor of the file: rows in the order `order`, times a factor.
 
-    transposed: the rows are its columns.
+    names, factors: of the adapter's tensors, several for the matrices of a stack, whose shape has
+    three axes; transposed: the rows are its columns.
     """
 
     slot: str
-    name: str
+    names: tuple[str, ...]
     shape: tuple[int, ...]
-    factor: float = 1.0
+    factors: tuple[float, ...]
     order: np.ndarray | None = None
     transposed: bool = False
 
+    @property
+    def name(self) -> str:
+        """What errors call it."""
+        return self.names[0] if len(self.names) == 1 else self.slot
+
     def rows(self, adapter: Adapter, rows: slice) -> np.ndarray:
-        """Float32 [m, n]."""
+        """Float32 [m, n]; those of a stack are counted through."""
         if self.transposed:
-            return adapter.columns(self.name, rows)
-        w = adapter.float32(self.name, rows if self.order is None else self.order[rows])
-        return w if self.factor == 1.0 else w * np.float32(self.factor)
+            return adapter.columns(self.names[0], rows)
+        height = self.shape[-2]
+        found = []
+        for matrix in range(rows.start // height, -(-rows.stop // height)):
+            first = matrix * height
+            part = slice(max(rows.start - first, 0), min(rows.stop - first, height))
+            chosen = part if self.order is None else self.order[part]
+            found.append(adapter.float32(self.names[matrix], chosen))
+            if self.factors[matrix] != 1.0:
+                found[-1] *= np.float32(self.factors[matrix])
+        return np.concatenate(found)
 
 
 @dataclass(frozen=True)
@@ -96,11 +110,6 @@ def plan_adapter(job: Job, progress: Progress | None = None) -> AdapterPlan:
         raise UnsupportedError(
             f"{adapter.id}: replaces {min(adapter.replaced)!r} as a whole, which a GGUF adapter"
             " cannot: merge it, without --lora-only"
-        )
-    if experts := adapter.updates.keys() & {name for o in origins for name in o.stack}:
-        raise UnsupportedError(
-            f"{adapter.id}: changes {min(experts)!r}, one of several experts, which a GGUF adapter"
-            " here cannot: merge it, without --lora-only"
         )
     if split := adapter.updates.keys() & {o.source for o in origins if len(o.shape) == 3}:
         raise UnsupportedError(
@@ -154,18 +163,28 @@ def _kinds(job: Job) -> list[FileType]:
 def _factors(adapter: Adapter, origins: Sequence[OutputTensor]) -> Iterator[Factor]:
     """The tensors of the file, in the order of the base's."""
     for origin in origins:
-        update = adapter.updates.get(origin.source or "")
-        if update is None:
+        updates = [u for name in origin.sources if (u := adapter.updates.get(name)) is not None]
+        if not updates:
             continue
-        a, b = (adapter.file.header.tensors[name].shape for name in (update.a, update.b))
-        # The runtime multiplies by alpha / rank.
-        factor = update.scaling * update.rank / adapter.config.alpha
-        if update.embedding:  # looked up by token, so lora_a is [n_vocab, rank]
-            yield Factor(f"{origin.name}.lora_a", update.a, a[::-1], transposed=True)
+        stored = adapter.file.header.tensors
+        shapes = [(stored[u.a].shape, stored[u.b].shape) for u in updates]
+        if origin.stack and shapes.count(shapes[0]) < len(origin.stack):
+            raise UnsupportedError(
+                f"{adapter.id}: changes only some of the {len(origin.stack)} experts of"
+                f" {origin.name!r}, or some in other ranks, which a GGUF adapter cannot hold: merge"
+                " it, without --lora-only"
+            )
+        stack, (a, b) = origin.shape[:-2], shapes[0]
+        names = tuple(u.a for u in updates)
+        if updates[0].embedding:  # looked up by token, so lora_a is [n_vocab, rank]
+            yield Factor(f"{origin.name}.lora_a", names, a[::-1], (1.0,), transposed=True)
         else:
-            yield Factor(f"{origin.name}.lora_a", update.a, a)
+            yield Factor(f"{origin.name}.lora_a", names, (*stack, *a), (1.0,) * len(names))
+        # The runtime multiplies by alpha / rank.
+        factors = tuple(u.scaling * u.rank / adapter.config.alpha for u in updates)
+        names = tuple(u.b for u in updates)
         b = b if origin.rows is None else (len(origin.rows), *b[1:])
-        yield Factor(f"{origin.name}.lora_b", update.b, b, factor, origin.rows)
+        yield Factor(f"{origin.name}.lora_b", names, (*stack, *b), factors, origin.rows)
 
 
 def _file(kind: FileType, job: Job, metadata: dict[str, Any], factors: list[Factor]) -> AdapterFile:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from quantcli.methods.pieces import PIECE_WEIGHTS, Piece
-from quantcli.model import matrix_shape
+from quantcli.model import matrix_shape, stacked
 from quantcli.planning.plan import Plan
 
 
@@ -13,18 +13,23 @@ def pieces(plan: Plan) -> Iterator[Piece]:
         yield from pieces_of(plan, index)
 
 
-def pieces_of(plan: Plan, index: int) -> Iterator[Piece]:
-    """Runs of whole rows of about PIECE_WEIGHTS weights of the tensor at `index`."""
+def pieces_of(plan: Plan, index: int, matrix: int | None = None) -> Iterator[Piece]:
+    """Runs of whole rows of about PIECE_WEIGHTS weights of the tensor at `index`.
+
+    None has rows of two matrices that have sources or an importance of their own; matrix: of a
+    stack only that one's.
+    """
     origin = plan.origins[index]
     types = [tensor.type for tensor in plan.versions(index)]
     importance = plan.importance(origin, types)
     label = f"{plan.checkpoint.id}: tensor {origin.source or origin.name!r}"
     n_rows, n_columns = matrix_shape(origin.shape)
     step = max(1, PIECE_WEIGHTS // n_columns)
-    # Each expert has an importance of its own, which a piece must not mix.
-    parts = [importance] if importance is None or importance.ndim == 1 else importance
-    n_part = n_rows // len(parts)
-    for number, part in enumerate(parts):
+    own = importance is not None and importance.ndim > 1
+    count = stacked(origin.shape) if own or origin.stack else 1
+    n_part = n_rows // count
+    for number in range(count) if matrix is None else (matrix,):
+        part = importance[number] if importance is not None and own else importance
         end = (number + 1) * n_part
         for start in range(number * n_part, end, step):
             yield Piece(index, origin.name, slice(start, min(start + step, end)), part, label)

@@ -28,7 +28,7 @@ WORKER_BYTES = 18 << 20  # of each: a piece as float32, decoded again, and the s
 WEIGHTED_BYTES = 8 << 20  # what importance adds to the scratch
 PARSING_BYTES = 1700  # per token, while the tokenizer is read
 TOKEN_BYTES = 300  # per token, kept as metadata
-NOTE_BYTES = 200
+NOTE_BYTES = 256
 SUM_BYTES = 12  # per column of an expert: a sum of squares, and what it becomes in the imatrix
 HOLES = 5 / 4  # what experts see are small arrays of all sizes, which leave holes in the heap
 LARGEST_BYTES = 34 / 32  # per weight, of Q8_0
@@ -83,17 +83,28 @@ def calibration_memory(
     return BASE_BYTES + vocabulary * TOKEN_BYTES + working
 
 
-def measuring_memory(shapes: Mapping[str, tuple[int, ...]], tokens: int) -> int:
+def measuring_memory(
+    shapes: Mapping[str, tuple[int, ...]], tokens: int, threads: int, *, experts_used: int = 0
+) -> int:
     """Upper estimate of what measuring types adds to calibration.
 
-    The Hessians of a block, and for gradients the hidden states of `tokens` before each block.
+    The Hessians of a block, what its experts see and a copy of what one sees, and for gradients the
+    hidden states of `tokens` before each block; each thread encodes.
     """
-    found = [n_embd := shapes["token_embd.weight"][-1], n_embd]
-    found += [shapes[f"blk.0.{site}.weight"][-1] for site in ("attn_output", "ffn_down")]
-    hessians = 4 * (sum(n * n for n in found) + 2 * max(found) ** 2)
+    widths = {"attn": (n_embd := shapes["token_embd.weight"][-1]), "ffn": n_embd}
+    stacks = [0]
+    for name, shape in shapes.items():
+        role = name.removesuffix(".weight").rpartition(".")[2]
+        if role in ("attn_output", "ffn_down", "ffn_down_shexp"):
+            widths[role] = max(widths.get(role, 0), shape[-1])
+        if len(shape) == 3:
+            stacks.append(shape[-1])
+    n, n_expert = max(widths.values()), max(stacks)
+    hessians = 4 * (sum(n * n for n in widths.values()) + 2 * max(n, n_expert) ** 2)
+    seen = 4 * tokens * (experts_used * (n_embd + n_expert) + (n + n_expert if n_expert else 0))
     n_block = sum(name.endswith(".attn_output.weight") for name in shapes)
     states = 4 * tokens * n_embd * (n_block + 1)
-    return hessians + min(states, IN_MEMORY)
+    return hessians + seen + min(states, IN_MEMORY) + threads * WORKER_BYTES
 
 
 def sequence_memory(

@@ -43,9 +43,7 @@ def common_metadata(
     )
     tokenizer = read_tokenizer(checkpoint, embedding_rows, pre_tokenizer=job.pre_tokenizer)
     own: Metadata = {"quantcli.version": __version__, "quantcli.method": job.method}
-    if checkpoint.revision is not None:
-        own["quantcli.source.repo"] = checkpoint.id
-        own["quantcli.source.commit"] = checkpoint.revision
+    own |= source_keys(checkpoint)
     metadata = {
         "general.architecture": model["general.architecture"],
         **general,
@@ -55,6 +53,16 @@ def common_metadata(
         **own,
     }
     return metadata, warnings
+
+
+def source_keys(checkpoint: Checkpoint) -> Metadata:
+    """Where a model of the hub comes from."""
+    if checkpoint.revision is None:
+        return {}
+    return {
+        "quantcli.source.repo": checkpoint.id,
+        "quantcli.source.commit": checkpoint.revision,
+    }
 
 
 def imatrix_metadata(imatrix: Imatrix) -> Metadata:

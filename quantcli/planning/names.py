@@ -39,7 +39,7 @@ def conventional_name(metadata: Metadata, file_type: str, source_id: str) -> str
         return value if isinstance(value, str) and value else None
 
     name = gguf.utility.naming_convention(
-        known("name") or bare_name(source_id),
+        known("name") or bare_name(source_id.rpartition("/")[2]),
         known("basename"),
         known("finetune"),
         known("version"),

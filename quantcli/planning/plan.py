@@ -15,7 +15,7 @@ from quantcli.architectures import OutputTensor
 from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, read_text, unreached
 from quantcli.checkpoint import Adapter, Checkpoint
 from quantcli.checkpoint.checkpoint import WEIGHT_DTYPES
-from quantcli.errors import BadInputError, UnsupportedError, UsageError
+from quantcli.errors import BadInputError, UsageError
 from quantcli.gguf_file import Slot, encode_header
 from quantcli.methods import method_info
 from quantcli.methods.awq import left_out
@@ -24,9 +24,7 @@ from quantcli.model import CheckpointModel, stacked
 from quantcli.planning.file import PlannedFile, PlannedTensor
 from quantcli.planning.held import held_bytes
 from quantcli.planning.job import Job, check_stream
-from quantcli.planning.lora import (
-    lora_memory,
-)
+from quantcli.planning.lora import lora_memory
 from quantcli.planning.memory import (
     calibration_memory,
     measuring_memory,
@@ -105,7 +103,9 @@ class Plan:
         )
         needed = max(needed, running)
         if self.job.target:
-            needed += measuring_memory(shapes, self.tokens)
+            needed += measuring_memory(
+                shapes, self.tokens, self.job.threads, experts_used=self.experts_used
+            )
         if self.job.calibrates:
             needed += sequence_memory(shapes, self.tokens, len(self.files), self.job.threads)
         return needed + merging
@@ -194,7 +194,6 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     calibration = read_text(job.text) if job.text else None
     source = open_source(job, weights=weights, progress=progress)
     metadata, warnings = source.metadata, source.warnings
-    _check_target(job, source.origins)
     tokens = 0
     if calibration is not None:
         model = CheckpointModel(source.checkpoint, source.origins, metadata)
@@ -226,19 +225,6 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         warnings=warnings,
         adapters=source.adapters,
     )
-
-
-def _check_target(job: Job, origins: list[OutputTensor]) -> None:
-    """What costs are estimated for, and what not yet.
-
-    Raises:
-        UnsupportedError: for a target with a mixture of experts.
-    """
-    if job.target and any(len(origin.shape) == 3 for origin in origins):
-        raise UnsupportedError(
-            f"{job.target.option} is not there for mixtures of experts yet; give a --type, "
-            "`quantcli plan` shows how large each one is"
-        )
 
 
 def _few_tokens(job: Job, tokens: int) -> list[str]:

@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,24 @@ import numpy as np
 
 from quantcli import __version__
 from quantcli.architectures import OutputTensor, find
-from quantcli.checkpoint import Adapter, Checkpoint, open_checkpoint
+from quantcli.checkpoint import (
+    Adapter,
+    Checkpoint,
+    GgufOnlyError,
+    gguf_choice,
+    open_checkpoint,
+)
 from quantcli.checkpoint.checkpoint import WEIGHT_DTYPES
 from quantcli.checkpoint.files import show
 from quantcli.checkpoint.merged import merge
 from quantcli.errors import UnsupportedError, UsageError
-from quantcli.gguf_source import is_gguf, open_gguf
+from quantcli.gguf_source import GgufSource, is_gguf, open_gguf, open_hub_gguf
 from quantcli.planning.file import PlannedTensor
 from quantcli.planning.job import Job
 from quantcli.planning.lora import check_places, lora_metadata, lora_warnings, open_adapters
-from quantcli.planning.metadata import QUANTIZATION_VERSION, common_metadata
+from quantcli.planning.metadata import QUANTIZATION_VERSION, common_metadata, source_keys
 from quantcli.progress import Progress
+from quantcli.recipes import file_type
 from quantcli.recipes.mixes import block_of
 from quantcli.tensor_types import names
 from quantcli.transformer.layout import EMBEDDING, HEAD, OUTPUT_NORM
@@ -53,7 +61,7 @@ def open_source(job: Job, *, weights: bool, progress: Progress | None) -> Source
     Raises:
         QuantcliError: see open_checkpoint, open_gguf; for flags that do not suit the source.
     """
-    source = _gguf(job) if is_gguf(job.source) else _checkpoint(job, weights, progress)
+    source = _opened(job, weights, progress)
     if job.delete_source and source.checkpoint.revision is None:
         raise UsageError(
             f"--delete-source is for downloads in the hub's cache; {job.source!r} is a local "
@@ -62,10 +70,46 @@ def open_source(job: Job, *, weights: bool, progress: Progress | None) -> Source
     return source
 
 
-def _checkpoint(job: Job, weights: bool, progress: Progress | None) -> Source:
-    if job.keep_split or job.allow_requantize:
+def _opened(job: Job, weights: bool, progress: Progress | None) -> Source:
+    if is_gguf(job.source):
+        _check_flags(job)
+        if job.revision is not None:
+            raise UsageError(f"--revision is for hub models, but {job.source!r} is a GGUF file")
+        return _gguf(job, open_gguf(Path(job.source)))
+    chosen, for_gguf = gguf_choice(job.source), job.keep_split or job.allow_requantize
+    if chosen is None and for_gguf and Path(job.source).exists():
         option = "--keep-split" if job.keep_split else "--allow-requantize"
         raise UsageError(f"{option} is for GGUF files; {job.source!r} is none")
+    if chosen is None and not for_gguf:
+        try:
+            return _checkpoint(job, weights, progress)
+        except GgufOnlyError:
+            pass
+    _check_flags(job)
+    repo_id, choice = chosen or (job.source, None)
+    check = partial(_check_kind, job)
+    found = open_hub_gguf(
+        repo_id, choice, job.revision, weights=weights, check=check, progress=progress
+    )
+    return _gguf(job, found)
+
+
+def _check_kind(job: Job, found: GgufSource) -> None:
+    """Raises UnsupportedError for what check_requantized will refuse, before it is downloaded."""
+    kind = source_type(found.checkpoint)
+    kept = job.target is None and not job.calibrates and kind in map(_base, job.types)
+    if kind not in WEIGHT_DTYPES and not job.allow_requantize and not kept:
+        raise UnsupportedError(
+            f"{show(job.source)}: its tensors are {kind} already: name its F16, BF16 or F32 file, "
+            "or quantize twice with --allow-requantize"
+        )
+
+
+def _base(name: str) -> str:
+    return file_type(name).base
+
+
+def _checkpoint(job: Job, weights: bool, progress: Progress | None) -> Source:
     checkpoint = open_checkpoint(
         job.source, job.revision, weights=weights, progress=progress, stream=job.stream
     )
@@ -87,14 +131,11 @@ def _checkpoint(job: Job, weights: bool, progress: Progress | None) -> Source:
 
 
 def _check_streamed(family: str, origins: list[OutputTensor]) -> None:
-    """Raises UnsupportedError unless each output is made of one tensor, and each of these once."""
-    if any(origin.stack for origin in origins):
-        what = "mixtures of experts"
-    elif max(Counter(source for o in origins for source in o.sources).values()) > 1:
-        what = "tensors that are split"
-    else:
-        return
-    raise UnsupportedError(f"--stream is not there for {what} yet ({family}): leave it out")
+    """Raises UnsupportedError unless each tensor of the source is in one place of the output."""
+    if max(Counter(source for o in origins for source in o.sources).values()) > 1:
+        raise UnsupportedError(
+            f"--stream is not there for tensors that are split yet ({family}): leave it out"
+        )
 
 
 def _twice(checkpoint: Checkpoint) -> list[str]:
@@ -109,15 +150,13 @@ def _twice(checkpoint: Checkpoint) -> list[str]:
 
 def _check_flags(job: Job) -> None:
     """Raises UsageError for what does not suit a GGUF file."""
-    if job.revision is not None:
-        raise UsageError(f"--revision is for hub models, but {job.source!r} is a GGUF file")
     if job.pre_tokenizer is not None:
         raise UsageError(
             "--pre-tokenizer is for checkpoints; a GGUF file has one, which --override-kv "
             "tokenizer.ggml.pre=str:NAME replaces"
         )
     if job.stream:
-        raise UsageError(f"--stream is for hub models, but {job.source!r} is a GGUF file")
+        raise UsageError(f"--stream is for safetensors on the hub; {job.source!r} is GGUF")
     if job.lora:
         raise UsageError("--lora is merged into checkpoints; llama.cpp takes a GGUF file's apart")
     if job.keep_split and job.split_max_bytes is not None:
@@ -129,15 +168,14 @@ def _check_flags(job: Job) -> None:
         )
 
 
-def _gguf(job: Job) -> Source:
-    _check_flags(job)
-    opened = open_gguf(Path(job.source))
+def _gguf(job: Job, opened: GgufSource) -> Source:
     origins = opened.origins(job.keep_split)
     if job.calibrates:
         origins.sort(key=lambda origin: _as_computed(origin.name))
     metadata = dict(opened.metadata)
     keys = dict(reversed(file_keys().items()))  # in llama-quantize's order, at the end
     keys |= {"quantcli.version": __version__, "quantcli.method": job.method}
+    keys |= source_keys(opened.checkpoint)
     for key in (*keys, "quantcli.calibration.sha256"):
         metadata.pop(key, None)
     counts = tuple(map(len, opened.files))

@@ -10,6 +10,7 @@ from typing import Any
 from quantcli.errors import BadInputError
 from quantcli.evaluation import Quality
 from quantcli.gguf_file import Header, read_split
+from quantcli.gguf_source import is_gguf
 from quantcli.planning.ram import running
 from quantcli.recipes import FILE_TYPES
 from quantcli.report.model import Output
@@ -88,7 +89,7 @@ def card_of_source(source: str, quality: Quality | None) -> Card:
         BadInputError, AccessError: as read_split.
     """
     path = Path(source)
-    if path.suffix != ".gguf" or path.is_dir():
+    if not is_gguf(source):
         return Card(source, quality=quality)
     header = read_split(path)
     files = sorted({entry.path for entry in header.tensors.values()} | {path})

@@ -28,9 +28,10 @@ class Gradients:
     tokens: those drawn, int64 [n_windows, n_ctx]; embedding: the gradients at the rows looked up,
     before any scale, float32 [n_windows, n_ctx, n_embd]; outputs: by the name of each linear's
     weight, the head's included, the mean over tokens of the squared gradients of its outputs,
-    float64 [n_out]. As the tokens are drawn, their second moments estimate the Fisher information:
-    for an error dW of a linear with inputs of second moment H, the KL divergence per token is about
-    sum_r outputs[r] (dW H dW^T)_rr / 2, and that of an error e of a row looked up e M e^T / 2.
+    float64 [n_out], or a row for each expert. As the tokens are drawn, their second moments
+    estimate the Fisher information: for an error dW of a linear with inputs of second moment H, the
+    KL divergence per token is about sum_r outputs[r] (dW H dW^T)_rr / 2, and that of an error e of
+    a row looked up e M e^T / 2.
     """
 
     tokens: np.ndarray

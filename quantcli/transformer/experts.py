@@ -40,7 +40,9 @@ def read_experts(keys: Keys, wiring: Wiring) -> Experts | None:
                 f"metadata: {keys.name('expert_' + key)} = {found!r:.80}: the forward pass does not"
                 " compute that for this architecture, converting works"
             )
-    n_ff = keys.count("expert_feed_forward_length", keys.count("feed_forward_length"))
+    n_ff = keys.count("feed_forward_length")
+    each = n_ff // used if wiring.mixture.divided else n_ff
+    n_ff = keys.count("expert_feed_forward_length", each)
     return Experts(
         count=count,
         used=used,
