@@ -64,7 +64,10 @@ class Architecture:
     key may have, by that key; head: None if the runtime reads the embedding instead, whatever the
     file holds; accepts: the only values of a config key that llama.cpp computes (absent is fine);
     checks: what a table cannot say; ignores: parts of source names that stay out; tokenizer:
-    constant tokenizer.* keys; wiring: of the forward pass, where there is one.
+    constant tokenizer.* keys; wiring: of the forward pass, where there is one; rope: None where
+    nothing turns; positions: the table of learned positions, where there is one; prefix: of source
+    names, which a checkpoint may have or lack and the tables leave out; more: other tensors before
+    the blocks; final_norm: None where the last block ends the model.
     """
 
     name: str
@@ -76,9 +79,12 @@ class Architecture:
     aliases: Mapping[str, str] = field(default_factory=dict)
     constants: Metadata = field(default_factory=dict)
     computed: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
-    rope: RopeStyle = field(default_factory=RopeStyle)
+    rope: RopeStyle | None = field(default_factory=RopeStyle)
+    prefix: str = ""
     embedding: Tensor = EMBEDDING
-    final_norm: Tensor = FINAL_NORM
+    positions: Tensor | None = None
+    more: tuple[Tensor, ...] = ()
+    final_norm: Tensor | None = FINAL_NORM
     head: Tensor | None = HEAD
     accepts: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     checks: tuple[Callable[[Config], None], ...] = ()
@@ -99,9 +105,10 @@ class Architecture:
             if value is not None:
                 keys[f"{self.gguf}.{parameter.key}"] = value
         keys |= {f"{self.gguf}.{key}": value for key, value in self.constants.items()}
-        keys |= {f"{self.gguf}.{key}": make(checked) for key, make in self.computed.items()}
-        for key, value in self.rope.metadata(checked).items():
-            keys[f"{self.gguf}.rope.{key}"] = value
+        made = {f"{self.gguf}.{key}": make(checked) for key, make in self.computed.items()}
+        keys |= {key: value for key, value in made.items() if value is not None}
+        turning = self.rope.metadata(checked) if self.rope else {}
+        keys |= {f"{self.gguf}.rope.{key}": value for key, value in turning.items()}
         return keys
 
     def tensors(self, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> list[OutputTensor]:
@@ -111,24 +118,28 @@ class Architecture:
         with the config, UnsupportedError for one that has no place in the GGUF.
         """
         checked = self._read(config)
-        source = SourceTensors(checked, shapes, self.ignores)
+        source = SourceTensors(checked, shapes, self.ignores, self.prefix)
         n_blocks = checked.count("num_hidden_layers")
         source.check_blocks(self.block[0], n_blocks)
         embedding = source.take(self.embedding)
+        positions = source.take(self.positions) if self.positions else []
+        more = [made for tensor in self.more for made in source.take(tensor)]
         blocks = [
             made
             for number in range(n_blocks)
             for tensor in self.block
             for made in source.take(tensor, number)
         ]
-        final = source.take(self.final_norm)
+        final = source.take(self.final_norm) if self.final_norm else []
         head = self._output_head(checked, source, embedding[0])
         source.check_nothing_left(self.gguf)
         # Last, when the tensors have confirmed head_dim.
         rope = self._rope_factors(checked)
-        return [*embedding, *rope, *blocks, *final, *head]
+        return [*embedding, *positions, *more, *rope, *blocks, *final, *head]
 
     def _rope_factors(self, config: Config) -> list[OutputTensor]:
+        if self.rope is None:
+            return []
         rope = self.rope.read(config)
         factors = frequency_factors(rope, config.count("head_dim"))
         named = long_factors(rope) if factors is None else {"rope_freqs": factors}

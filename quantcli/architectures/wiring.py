@@ -86,7 +86,11 @@ class Wiring:
     others a window (0: all see all); window: its length unless the file says; local_rope: sliding
     blocks rotate unscaled, with a base of their own; local_base: that base unless the file says,
     None: that of the other blocks; attention_cap, logit_cap: soft caps unless the file says, 0
-    none, None never; mixture: of experts in place of the mlp, if the file has some.
+    none, None never; mixture: of experts in place of the mlp, if the file has some; positions: a
+    learned vector for each place in the window is added to the scaled embedding; token_types: so is
+    the vector of the first type of tokens; embedding_norm: the sum is normed; causal: tokens see
+    only those before them; sum_norms: norms of what the halves of a block leave, "" without;
+    embeds: what the last block leaves is the result, without norm and head.
     """
 
     rope: str
@@ -114,3 +118,9 @@ class Wiring:
     attention_cap: float | None = None
     logit_cap: float | None = None
     mixture: Mixture | None = None
+    positions: bool = False
+    token_types: bool = False
+    embedding_norm: bool = False
+    causal: bool = True
+    sum_norms: tuple[str, str] = ("", "")
+    embeds: bool = False

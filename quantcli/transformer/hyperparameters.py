@@ -9,6 +9,7 @@ import numpy as np
 
 from quantcli.architectures import Wiring, find_wiring
 from quantcli.errors import BadInputError, UnsupportedError
+from quantcli.transformer.pooling import POOLINGS
 from quantcli.transformer.rope import Rope
 
 _MAX_BLOCKS = 512  # LLAMA_MAX_LAYERS
@@ -29,7 +30,7 @@ class Hyperparameters:
     """Sizes in llama.cpp's words; `windows` holds each block's sliding window, 0 for none.
 
     n_rot: the dimensions of a head that rope turns; parallel: see Wiring; residual_scale: of what
-    attention and mlp add.
+    attention and mlp add; pooling: see pool, of models that embed.
     """
 
     wiring: Wiring
@@ -52,6 +53,7 @@ class Hyperparameters:
     logit_cap: float
     parallel: bool
     experts: Experts | None
+    pooling: str
 
     @property
     def n_block(self) -> int:
@@ -120,6 +122,7 @@ def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
         logit_cap=_cap(keys, "final_logit_softcapping", wiring.logit_cap),
         parallel=keys.flag("use_parallel_residual") if wiring.parallel is None else wiring.parallel,
         experts=_experts(keys, wiring),
+        pooling=_pooling(keys) if wiring.embeds else "none",
     )
 
 
@@ -197,6 +200,17 @@ def _experts(keys: _Keys, wiring: Wiring) -> Experts | None:
         n_ff=keys.count("expert_feed_forward_length", n_ff),
         n_ff_shared=keys.count(shared, n_ff) if wiring.mixture.shared else 0,
     )
+
+
+def _pooling(keys: _Keys) -> str:
+    number = keys.get("pooling_type")
+    kind = POOLINGS.get(0 if number is None else number)
+    if kind is None:
+        raise UnsupportedError(
+            f"metadata: {keys.name('pooling_type')} = {number!r:.80}: the forward pass pools by"
+            f" {', '.join(POOLINGS.values())}, converting works"
+        )
+    return kind
 
 
 def _cap(keys: _Keys, key: str, default: float | None) -> float:
