@@ -94,7 +94,7 @@ def evaluate(
         threads=threads or default_threads(),
         progress=for_terminal(quiet),
     )
-    cards = [card_of_source(*pair) for pair in zip(models, found, strict=True)]
+    cards = [card_of_source(name, each) for name, each in zip(models, found, strict=True)]
     if report is not None:
         files.write_evaluation(reference, cards, report)
     render.evaluation(reference, cards, as_json, quiet)
