@@ -11,6 +11,7 @@ from tiny_encoders import ENCODERS, build_encoder
 
 import quantcli
 from quantcli.architectures import find_wiring
+from quantcli.errors import BadInputError, UnsupportedError
 from quantcli.model import Model, open_model
 from quantcli.transformer import Transformer, backward, gradients, hyperparameters, transformer
 from quantcli.transformer.activations import layer_norm
@@ -125,6 +126,31 @@ def test_tokens_see_all_of_their_window_and_no_other(model: Model) -> None:
     after = runner.hidden(changed)
     np.testing.assert_array_equal(after[1], before[1])
     assert np.abs(after[0] - before[0]).max(axis=1).min() > 1e-4
+
+
+@pytest.mark.parametrize(
+    "number", [np.uint32(4), np.float32(1), np.array([1, 2], np.int32), "mean"]
+)
+def test_other_pooling_is_refused(tmp_path: Path, number: Any) -> None:
+    opened = open_model(str(build_encoder(tmp_path / "source", "bert", "odd")))
+    opened.metadata["bert.pooling_type"] = number
+    with pytest.raises(UnsupportedError, match="the forward pass pools by none, mean, cls, last"):
+        Transformer(opened)
+
+
+@pytest.mark.parametrize("name", ["token_embd_norm.bias", "blk.1.layer_output_norm.weight"])
+def test_tensors_of_encoders_are_checked(tmp_path: Path, name: str) -> None:
+    opened = open_model(str(build_encoder(tmp_path / "source", "bert", "odd")))
+    for shape, said in (((95,), "has shape"), (None, "is missing")):
+        if shape is None:
+            del opened.shapes[name]
+        else:
+            opened.shapes[name] = shape
+        with pytest.raises(BadInputError, match=said):
+            Transformer(opened)
+    opened.shapes |= {name: (96,), "output_norm.weight": (96,)}
+    with pytest.raises(UnsupportedError, match=r"'output_norm.weight' has no place"):
+        Transformer(opened)
 
 
 # -- llama.cpp -----------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from tiny_tokenizers import DATA, STYLES, VOCAB_SIZE, edit, text, write_tokenizer
+from tiny_tokenizers import CASES, DATA, STYLES, VOCAB_SIZE, edit, text, write_tokenizer
 from tokenizer_source import FolderSource
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
@@ -149,6 +149,15 @@ def test_a_sentencepiece_model_alone(style: str, tmp_path: Path) -> None:
         for sample, expected in SENTENCEPIECE[style]:
             ids = tokenize(sample)
             assert (ids[:-1] if style == "t5" else ids[1:]) == expected, sample
+
+
+def test_internlm2(tmp_path: Path) -> None:
+    """Against the ids that the library gave."""
+    CASES["internlm2"].write(tmp_path)
+    with llama_cpp(tmp_path, VOCAB_SIZE["internlm2"]) as tokenize:
+        for sample, expected in SENTENCEPIECE["internlm2"]:
+            assert tokenize(sample)[1:] == expected, sample
+        assert tokenize("a<|im_end|>")[-1] == 7
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,16 @@ def test_tensors_are_checked(model: Changed) -> None:
         Transformer(model)
 
 
+def test_a_file_that_fuses_q_k_and_v_is_not_said_to_lack_them(tmp_path: Path) -> None:
+    model = Changed(build(tmp_path / "source", "glm", "half"))
+    for part in "qkv":
+        del model.shapes[f"blk.0.attn_{part}.weight"]
+    model.shapes["blk.0.attn_qkv.weight"] = (512, 256)
+    with pytest.raises(UnsupportedError, match=r"blk\.0\.attn_qkv.*no place") as failure:
+        Transformer(model)
+    assert one_line(failure)
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(
     model: Changed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -255,6 +255,10 @@ def describe(family: str, variant: str, **changes: Any) -> tuple[dict[str, Any],
     config["vocab_size"] = VOCAB_SIZE[spec.tokenizer]
     config["dtype"] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[spec.dtype]
     shapes = _shapes(family, config)
+    for key, own in tiny_dense.RENAMED.get(family, {}).items():
+        value = config.pop(key)
+        if own is not None and value is not None:
+            config[own] = value
     if spec.multimodal:
         del config["architectures"]
         config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": config}

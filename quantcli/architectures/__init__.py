@@ -11,9 +11,13 @@ from quantcli.architectures.architecture import Architecture
 from quantcli.architectures.bert import BERT
 from quantcli.architectures.cohere import COHERE
 from quantcli.architectures.config import show
+from quantcli.architectures.falcon import FALCON
 from quantcli.architectures.gemma import GEMMA2, GEMMA3
+from quantcli.architectures.glm import GLM, GLM4
+from quantcli.architectures.gpt2 import GPT2
 from quantcli.architectures.gpt_neox import GPT_NEOX
 from quantcli.architectures.granite import GRANITE
+from quantcli.architectures.internlm import INTERNLM2
 from quantcli.architectures.llama import LLAMA, MISTRAL, MIXTRAL
 from quantcli.architectures.nemotron import NEMOTRON
 from quantcli.architectures.nomic_bert import NOMIC_BERT
@@ -32,7 +36,7 @@ __all__ = ["Architecture", "OutputTensor", "Wiring", "embeds", "find", "find_wir
 FAMILIES = (
     *(LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN2_MOE, QWEN3_MOE, GEMMA2, GEMMA3),
     *(SMOLLM3, PHI3, OLMO2, GRANITE, COHERE, STABLELM, STARCODER2, GPT_NEOX),
-    *(NEMOTRON, OLMO3),
+    *(NEMOTRON, OLMO3, GPT2, FALCON, GLM, GLM4, INTERNLM2),
     *(BERT, NOMIC_BERT),
 )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from quantcli.architectures.config import Config, bad, show
+from quantcli.architectures.config import UINT32_MAX, Config, bad, show
 from quantcli.architectures.rope import RopeStyle, frequency_factors, long_factors
 from quantcli.architectures.tensors import OutputTensor, Shape, SourceTensors, Tensor
 from quantcli.architectures.wiring import Wiring
@@ -26,7 +26,8 @@ HEAD = Tensor("output", "lm_head", ("vocab_size", "hidden_size"))
 
 @dataclass(frozen=True)
 class Parameter:
-    """One GGUF key "<arch>.<key>" and the config.json key that holds its value.
+    """One GGUF key "<arch>.<key>" and the config.json key that holds its value; of a count it may
+    be an expression of keys, as in a shape.
 
     An optional one is left out when neither the file nor the defaults have a value; `unless`
     names a key and the value of it that leaves this one out. `zero`: no value is written as 0.
@@ -50,7 +51,10 @@ class Parameter:
         if self.dtype is bool:
             return config.flag(self.source)
         if self.dtype is np.uint32:
-            return np.uint32(config.count(self.source))
+            size = config.size(self.source)
+            if size > UINT32_MAX:
+                raise bad(f"{self.source} = {size} is too large")
+            return np.uint32(size)
         return np.float32(config.number(self.source))
 
 
@@ -61,13 +65,14 @@ class Architecture:
     classes: Hugging Face class names; gguf: general.architecture; parameters, constants, computed:
     "<arch>.*" keys, from one config key each, with fixed values, made of several; block: the
     tensors of each block; defaults: of the configuration class; aliases: another name that a config
-    key may have, by that key; head: None if the runtime reads the embedding instead, whatever the
-    file holds; accepts: the only values of a config key that llama.cpp computes (absent is fine);
-    checks: what a table cannot say; ignores: parts of source names that stay out; tokenizer:
-    constant tokenizer.* keys; wiring: of the forward pass, where there is one; rope: None where
-    nothing turns; positions: the table of learned positions, where there is one; prefix: of source
-    names, which a checkpoint may have or lack and the tables leave out; more: other tensors before
-    the blocks; final_norm: None where the last block ends the model.
+    key may have, by that key; derived: keys that the other keys make, whatever the file says; head:
+    None if the runtime reads the embedding instead, whatever the file holds; accepts: the only
+    values of a config key that llama.cpp computes (absent is fine); checks: what a table cannot
+    say; ignores: parts of source names that stay out; prefix: of source names, which a checkpoint
+    may have or lack and the tables leave out; rope: None where nothing turns; positions: the table
+    of learned positions, where there is one; tokenizer: constant tokenizer.* keys; wiring: of the
+    forward pass, where there is one; more: other tensors before the blocks; final_norm: None where
+    the last block ends the model.
     """
 
     name: str
@@ -77,6 +82,7 @@ class Architecture:
     block: tuple[Tensor, ...]
     defaults: Mapping[str, Any]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
     constants: Metadata = field(default_factory=dict)
     computed: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
     rope: RopeStyle | None = field(default_factory=RopeStyle)
@@ -128,6 +134,7 @@ class Architecture:
             made
             for number in range(n_blocks)
             for tensor in self.block
+            if tensor.when is None or tensor.when(checked)
             for made in source.take(tensor, number)
         ]
         final = source.take(self.final_norm) if self.final_norm else []
@@ -163,7 +170,7 @@ class Architecture:
 
     def _read(self, config: Mapping[str, Any]) -> Config:
         """The config after every check that needs no tensor."""
-        checked = Config(config, self.defaults, self.aliases)
+        checked = Config(config, self.defaults, self.aliases, self.derived)
         for key, allowed in self.accepts.items():
             value = checked.get(key)
             if value is not None and value not in allowed:

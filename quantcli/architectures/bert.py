@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from quantcli.architectures.architecture import Architecture
 from quantcli.architectures.config import Config, bad, show
-from quantcli.architectures.layers import LAYER_EPS, LENGTHS, equal_heads
+from quantcli.architectures.layers import LAYER_EPS, equal_heads, lengths_without
 from quantcli.architectures.tensors import Tensor
 from quantcli.architectures.wiring import FUSED_GATE, Wiring, folds_without
 
@@ -40,10 +40,7 @@ BERT = Architecture(
     name="BERT",
     classes=("BertModel", "BertForMaskedLM"),
     gguf="bert",
-    parameters=(
-        *(length for length in LENGTHS if length.source != "num_key_value_heads"),
-        LAYER_EPS,
-    ),
+    parameters=(*lengths_without("attention.head_count_kv"), LAYER_EPS),
     constants={"attention.causal": False},
     computed={"classifier.output_labels": _labels},
     prefix="bert.",

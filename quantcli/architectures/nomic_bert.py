@@ -4,7 +4,7 @@ import numpy as np
 
 from quantcli.architectures.architecture import Architecture
 from quantcli.architectures.config import Config, show
-from quantcli.architectures.layers import LAYER_EPS, LENGTHS, equal_heads
+from quantcli.architectures.layers import LAYER_EPS, equal_heads, lengths_without
 from quantcli.architectures.rope import RopeStyle
 from quantcli.architectures.tensors import Tensor
 from quantcli.architectures.wiring import FUSED_QKV, Wiring, folds_without
@@ -65,14 +65,7 @@ NOMIC_BERT = Architecture(
     name="Nomic-BERT",
     classes=("NomicBertModel",),
     gguf="nomic-bert",
-    parameters=(
-        *(
-            length
-            for length in LENGTHS
-            if length.source not in ("num_key_value_heads", "max_position_embeddings")
-        ),
-        LAYER_EPS,
-    ),
+    parameters=(*lengths_without("attention.head_count_kv", "context_length"), LAYER_EPS),
     constants={"attention.causal": False},
     computed={"context_length": _context},
     embedding=Tensor("token_embd", "embeddings.word_embeddings", ("vocab_size", "hidden_size")),

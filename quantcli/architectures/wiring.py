@@ -87,10 +87,11 @@ class Wiring:
     blocks rotate unscaled, with a base of their own; local_base: that base unless the file says,
     None: that of the other blocks; attention_cap, logit_cap: soft caps unless the file says, 0
     none, None never; mixture: of experts in place of the mlp, if the file has some; positions: a
-    learned vector for each place in the window is added to the scaled embedding; token_types: so is
-    the vector of the first type of tokens; embedding_norm: the sum is normed; causal: tokens see
-    only those before them; sum_norms: norms of what the halves of a block leave, "" without;
-    embeds: what the last block leaves is the result, without norm and head.
+    learned vector for each place in the window is added to the scaled embedding; with_tensor: the
+    wiring of files whose blocks have a tensor of that name, in place of this one; token_types: the
+    vector of the first type of tokens is added to the embedding; embedding_norm: the sum is normed;
+    causal: tokens see only those before them; sum_norms: norms of what the halves of a block leave,
+    "" without; embeds: what the last block leaves is the result, without norm and head.
     """
 
     rope: str
@@ -119,6 +120,7 @@ class Wiring:
     logit_cap: float | None = None
     mixture: Mixture | None = None
     positions: bool = False
+    with_tensor: Mapping[str, "Wiring"] = field(default_factory=dict)
     token_types: bool = False
     embedding_norm: bool = False
     causal: bool = True

@@ -1,7 +1,7 @@
 """The sizes of a model, read from GGUF metadata that nobody has checked yet."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,13 +61,16 @@ class Hyperparameters:
         return len(self.windows)
 
 
-def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
-    """Read and check the "<arch>.*" keys.
+def read_hyperparameters(metadata: Mapping[str, Any], tensors: Collection[str]) -> Hyperparameters:
+    """Read and check the "<arch>.*" keys; tensors: the names of all.
 
     Raises UnsupportedError (no wiring, or a variant that is not computed), BadInputError (a key
     missing or without meaning).
     """
     wiring = find_wiring(metadata.get("general.architecture"))
+    for name, other in wiring.with_tensor.items():
+        if f"blk.0.{name}.weight" in tensors:
+            wiring = other
     keys = _Keys(metadata)
     n_block = keys.count("block_count")
     n_embd, n_head = keys.count("embedding_length"), keys.count("attention.head_count")
@@ -204,13 +207,13 @@ def _experts(keys: _Keys, wiring: Wiring) -> Experts | None:
 
 def _pooling(keys: _Keys) -> str:
     number = keys.get("pooling_type")
-    kind = POOLINGS.get(0 if number is None else number)
-    if kind is None:
+    known = number is None or (isinstance(number, np.integer) and int(number) in POOLINGS)
+    if not known:
         raise UnsupportedError(
             f"metadata: {keys.name('pooling_type')} = {number!r:.80}: the forward pass pools by"
             f" {', '.join(POOLINGS.values())}, converting works"
         )
-    return kind
+    return POOLINGS[0 if number is None else int(number)]
 
 
 def _cap(keys: _Keys, key: str, default: float | None) -> float:

@@ -46,9 +46,6 @@ def check_tensors(model: Model, sizes: Hyperparameters) -> None:
     for number in range(sizes.n_block):
         required |= {f"blk.{number}.{name}": shape for name, shape in _block(sizes)}
         optional |= {f"blk.{number}.{name}": shape for name, shape in _biases(sizes)}
-    for name in required:
-        if name not in model.shapes:
-            raise BadInputError(f"tensor {name!r} is missing: the forward pass needs it")
     for name, shape in model.shapes.items():
         expected = required.get(name) or optional.get(name)
         if expected is None:
@@ -60,6 +57,10 @@ def check_tensors(model: Model, sizes: Hyperparameters) -> None:
             raise BadInputError(
                 f"tensor {name!r} has shape {tuple(shape)}, but the metadata says {expected}"
             )
+    # Last: where rows are fused or split in another way, what is there tells more than what is not.
+    for name in required:
+        if name not in model.shapes:
+            raise BadInputError(f"tensor {name!r} is missing: the forward pass needs it")
 
 
 def rope_factors(model: Model, sizes: Hyperparameters, n_ctx: int) -> np.ndarray | None:

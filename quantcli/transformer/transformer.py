@@ -62,7 +62,7 @@ class Transformer:
             raise UsageError(f"activations {activations!r} is not one of {', '.join(ROUNDINGS)}")
         self._model, self._threads = model, threads
         self._rounding = ROUNDINGS[activations]
-        self.sizes = read_hyperparameters(model.metadata)
+        self.sizes = read_hyperparameters(model.metadata, model.shapes)
         check_tensors(model, self.sizes)
         self._head = head_name(model)
         self._kept: dict[int, np.ndarray] = {}
