@@ -10,8 +10,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from quantcli.architectures import OutputTensor, find
+from quantcli.architectures import Architecture, OutputTensor, find
 from quantcli.checkpoint import Checkpoint, GgufOnlyError, gguf_choice, open_checkpoint
+from quantcli.checkpoint.pooling import pooling_type
 from quantcli.checkpoint.safetensors import to_float32
 from quantcli.errors import BadInputError, UnsupportedError, UsageError
 from quantcli.gguf_file import TensorEntry, read_split
@@ -154,11 +155,23 @@ def open_model(
     origins = family.tensors(checkpoint.config, shapes)
     vocabulary = next(o.shape[0] for o in origins if o.name == "token_embd.weight")
     metadata = {
-        **family.metadata(checkpoint.config),
+        **family_metadata(family, checkpoint),
         **read_tokenizer(checkpoint, vocabulary),
         **family.tokenizer,
     }
     return CheckpointModel(checkpoint, origins, metadata)
+
+
+def family_metadata(family: Architecture, checkpoint: Checkpoint) -> Metadata:
+    """What Architecture.metadata says, and how hidden states are pooled where they are embeddings.
+
+    Raises: see there and pooling_type.
+    """
+    keys = family.metadata(checkpoint.config)
+    if family.wiring is not None and family.wiring.embeds:
+        kind = pooling_type(checkpoint)
+        keys |= {} if kind is None else {f"{family.gguf}.pooling_type": kind}
+    return keys
 
 
 def matrix_shape(shape: tuple[int, ...]) -> tuple[int, int]:

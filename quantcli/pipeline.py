@@ -14,7 +14,7 @@ from quantcli import encoding, sequence
 from quantcli.calibration import Text, calibrate, cut_windows, read_text, unreached
 from quantcli.calibration.calibrate import CONTEXT
 from quantcli.errors import IntegrityError, QuantcliError, ResourceError
-from quantcli.evaluation import Quality
+from quantcli.evaluation import Quality, Similarity
 from quantcli.evaluation.evaluate import evaluate, set_exam
 from quantcli.gguf_file import Writer, WrittenFile, check_output, check_space, commit, has_part
 from quantcli.methods.encoded import Cost
@@ -215,7 +215,7 @@ def _commit(plan: Plan, writers: list[Writer], progress: Progress) -> list[list[
 
 def _evaluate(
     plan: Plan, written: list[list[WrittenFile]], text: Text | None, progress: Progress
-) -> Sequence[Quality | None]:
+) -> Sequence[Quality | Similarity | None]:
     """What the finished files predict, compared with the source."""
     if text is None:
         return [None] * len(written)
@@ -234,7 +234,7 @@ def _output(
     file: PlannedFile,
     written: list[WrittenFile],
     costs: list[Cost],
-    quality: Quality | None,
+    measured: Quality | Similarity | None,
 ) -> Output:
     size = sum(part.size_bytes for part in written)
     return Output(
@@ -249,7 +249,8 @@ def _output(
             for t, cost in zip(file.tensors, costs, strict=True)
         ],
         ram_bytes=size + running(file.metadata).overhead,
-        quality=quality,
+        quality=measured if isinstance(measured, Quality) else None,
+        similarity=measured if isinstance(measured, Similarity) else None,
         metadata=file.metadata,
     )
 

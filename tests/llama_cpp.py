@@ -37,3 +37,24 @@ class Runtime:
         for entry in choice["logprobs"]["content"][0]["top_logprobs"]:
             found[entry["id"]] = entry["logprob"]
         return found
+
+
+def embedding(path: Path, ids: list[int], *, mean: bool) -> np.ndarray:
+    """What the model of a file embeds the tokens as, float32 [n_embd].
+
+    mean: pool by the mean, as the file of a model that does not say how needs.
+    """
+    import xllamacpp
+
+    params = xllamacpp.CommonParams()
+    params.model.path = str(path)
+    params.n_ctx = params.n_batch = params.n_ubatch = 512
+    params.n_parallel = 1
+    params.cpuparams.n_threads = 2
+    params.warmup = False
+    params.embedding = True
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if mean:
+        params.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
+    answer = xllamacpp.Server(params).handle_embeddings({"input": ids})
+    return np.array(answer["data"][0]["embedding"], np.float32)

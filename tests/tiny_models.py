@@ -244,7 +244,7 @@ def build(folder: Path, family: str, variant: str, **changes: Any) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     write_tokenizer(folder, spec.tokenizer)
-    _write_weights(folder, shapes, spec, seed=crc32(f"{family}-{variant}".encode()))
+    write_weights(folder, shapes, spec, seed=crc32(f"{family}-{variant}".encode()))
     return folder
 
 
@@ -335,7 +335,7 @@ def _norms(family: str) -> list[str]:
     return norms
 
 
-def _write_weights(folder: Path, shapes: Shapes, spec: Variant, seed: int) -> None:
+def write_weights(folder: Path, shapes: Shapes, spec: Variant, seed: int) -> None:
     bits = np.random.PCG64(seed)
     names = list(shapes)
     if spec.shards == 1:
@@ -380,7 +380,7 @@ def _random(name: str, shape: tuple[int, ...], bits: np.random.PCG64) -> np.ndar
     unit = (lanes.sum(axis=1, dtype=np.int64) - 2 * 65535).astype(np.float32) / np.float32(37837)
     if len(shape) == 2:
         return unit.reshape(shape) / np.sqrt(np.float32(shape[1]))
-    neutral = 1.0 if name.endswith(".weight") else 0.0  # of a norm, else a bias
+    neutral = 1.0 if name.endswith((".weight", ".gamma")) else 0.0  # of a norm, else a bias
     return np.float32(neutral) + unit * np.float32(0.1)
 
 

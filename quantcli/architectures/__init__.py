@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from quantcli.architectures.architecture import Architecture
+from quantcli.architectures.bert import BERT
 from quantcli.architectures.cohere import COHERE
 from quantcli.architectures.config import show
 from quantcli.architectures.deepseek import DEEPSEEK2
@@ -20,6 +21,7 @@ from quantcli.architectures.granite import GRANITE
 from quantcli.architectures.internlm import INTERNLM2
 from quantcli.architectures.llama import LLAMA, MISTRAL, MIXTRAL
 from quantcli.architectures.nemotron import NEMOTRON
+from quantcli.architectures.nomic_bert import NOMIC_BERT
 from quantcli.architectures.olmo import OLMO2, OLMO3
 from quantcli.architectures.phi import PHI3
 from quantcli.architectures.qwen import QWEN2, QWEN2_MOE, QWEN3, QWEN3_MOE
@@ -30,12 +32,13 @@ from quantcli.architectures.tensors import OutputTensor
 from quantcli.architectures.wiring import Wiring
 from quantcli.errors import UnsupportedError
 
-__all__ = ["Architecture", "OutputTensor", "Wiring", "find", "find_wiring", "supported"]
+__all__ = ["Architecture", "OutputTensor", "Wiring", "embeds", "find", "find_wiring", "supported"]
 
 FAMILIES = (
     *(LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN2_MOE, QWEN3_MOE, GEMMA2, GEMMA3),
     *(SMOLLM3, PHI3, OLMO2, GRANITE, COHERE, STABLELM, STARCODER2, GPT_NEOX),
     *(NEMOTRON, OLMO3, GPT2, FALCON, GLM, GLM4, INTERNLM2, DEEPSEEK2),
+    *(BERT, NOMIC_BERT),
 )
 
 _BY_CLASS = {name: family for family in FAMILIES for name in family.classes}
@@ -69,6 +72,11 @@ def find_wiring(gguf: object) -> Wiring:
             " without works"
         )
     return found
+
+
+def embeds(gguf: object) -> bool:
+    """Whether models of that general.architecture make embeddings instead of predictions."""
+    return any(f.wiring is not None and f.wiring.embeds for f in FAMILIES if f.gguf == gguf)
 
 
 def supported() -> list[Architecture]:

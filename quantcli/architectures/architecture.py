@@ -71,7 +71,8 @@ class Architecture:
     a table cannot say; ignores: parts of source names that stay out; prefix: of source names, which
     a checkpoint may have or lack and the tables leave out; rope: None where nothing turns;
     positions: the table of learned positions, where there is one; tokenizer: constant tokenizer.*
-    keys; wiring: of the forward pass, where there is one.
+    keys; wiring: of the forward pass, where there is one; more: other tensors before the blocks;
+    final_norm: None where the last block ends the model.
     """
 
     name: str
@@ -88,7 +89,8 @@ class Architecture:
     prefix: str = ""
     embedding: Tensor = EMBEDDING
     positions: Tensor | None = None
-    final_norm: Tensor = FINAL_NORM
+    more: tuple[Tensor, ...] = ()
+    final_norm: Tensor | None = FINAL_NORM
     head: Tensor | None = HEAD
     accepts: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     checks: tuple[Callable[[Config], None], ...] = ()
@@ -127,18 +129,19 @@ class Architecture:
         source.check_blocks(self.block[0], n_blocks)
         embedding = source.take(self.embedding)
         positions = source.take(self.positions) if self.positions else []
+        more = [made for tensor in self.more for made in source.take(tensor)]
         blocks = [
             made
             for number in range(n_blocks)
             for tensor in self.block
             for made in source.take(tensor, number)
         ]
-        final = source.take(self.final_norm)
+        final = source.take(self.final_norm) if self.final_norm else []
         head = self._output_head(checked, source, embedding[0])
         source.check_nothing_left(self.gguf)
         # Last, when the tensors have confirmed head_dim.
         rope = self._rope_factors(checked)
-        return [*embedding, *positions, *rope, *blocks, *final, *head]
+        return [*embedding, *positions, *more, *rope, *blocks, *final, *head]
 
     def _rope_factors(self, config: Config) -> list[OutputTensor]:
         if self.rope is None:

@@ -14,6 +14,9 @@ Shape = tuple[int, ...]
 # Buffers that old checkpoints carry and no runtime reads.
 _BUFFERS = (".attention.masked_bias", ".attention.bias", ".rotary_emb.inv_freq")
 
+# What a norm's weight and bias are called in the first checkpoints of BERT.
+_OLD_ENDINGS = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+
 
 @dataclass(frozen=True)
 class Tensor:
@@ -94,6 +97,8 @@ class SourceTensors:
         for original in shapes:
             # Multimodal files nest the language model: "model.language_model.layers.0...".
             name = original.replace("language_model.", "").removeprefix(prefix)
+            for old, new in _OLD_ENDINGS.items():
+                name = name.removesuffix(old) + new if name.endswith(old) else name
             if name.endswith(_BUFFERS) or any(part in name for part in ignores):
                 continue
             if name in self._original:

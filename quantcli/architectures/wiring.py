@@ -119,7 +119,10 @@ class Wiring:
     none, None never; mixture: of experts in place of the mlp, if the file has some; positions: a
     learned vector for each place in the window is added to the scaled embedding; with_tensor: the
     wiring of files whose blocks have a tensor of that name, in place of this one; latent: keys and
-    values are made of a latent vector, see LATENT.
+    values are made of a latent vector, see LATENT; token_types: the vector of the first type of
+    tokens is added to the embedding; embedding_norm: the sum is normed; causal: tokens see only
+    those before them; sum_norms: norms of what the halves of a block leave, "" without; embeds:
+    what the last block leaves is the result, without norm and head.
     """
 
     rope: str
@@ -150,3 +153,8 @@ class Wiring:
     positions: bool = False
     with_tensor: Mapping[str, "Wiring"] = field(default_factory=dict)
     latent: bool = False
+    token_types: bool = False
+    embedding_norm: bool = False
+    causal: bool = True
+    sum_norms: tuple[str, str] = ("", "")
+    embeds: bool = False

@@ -13,7 +13,7 @@ import numpy as np
 from quantcli.checkpoint.files import parse_json_object, show
 from quantcli.errors import BadInputError, UsageError
 from quantcli.gguf_file import open_regular
-from quantcli.tokenizer.encode import Encoder, bos_token
+from quantcli.tokenizer.encode import Encoder, bos_token, closing_token
 
 BUILTIN = "builtin"
 LIMIT = 256 << 20
@@ -124,6 +124,7 @@ def cut_windows(
 
     As llama-imatrix and llama-perplexity cut them: where the model adds BOS, the text begins with
     it, and it takes the place of each window's first token; what fills no window is left out.
+    Where a token closes texts (BERT's SEP), it takes the place of each window's last token.
     metadata: the model's GGUF keys.
 
     Raises: UsageError (context longer than the model's or than `tokens`), BadInputError (the text
@@ -145,6 +146,8 @@ def cut_windows(
     windows = np.array(ids[: count * context], np.int32).reshape(count, context)
     if bos is not None:
         windows[:, 0] = bos
+    if (closing := closing_token(metadata)) is not None:
+        windows[:, -1] = closing
     return windows
 
 

@@ -18,6 +18,8 @@ JSON_LIMIT = 20 << 20
 JSON_VALUES_LIMIT = 500_000
 LISTING_LIMIT = 100_000
 TEMPLATE_FOLDER = "additional_chat_templates"
+# What sentence-transformers keeps of how hidden states become an embedding.
+MODULES, POOLING = "modules.json", "1_Pooling/config.json"
 
 _PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+-]*")
 
@@ -94,13 +96,15 @@ def _follow_cache_links(folder: Path, name: str) -> Path:
 class Folder:
     """The side files of a checkpoint: everything in a folder but the weights, read with limits.
 
-    `names`: files at the top level and in `additional_chat_templates/`, sorted; or those given.
+    `names`: files at the top level and in `additional_chat_templates/`, and POOLING, sorted; or
+    those given.
     """
 
     def __init__(self, root: Path, names: tuple[str, ...] | None = None) -> None:
         self.root = root
         if names is None:
-            names = tuple(sorted(self._list("") + self._list(f"{TEMPLATE_FOLDER}/")))
+            pooling = [POOLING] if os.path.lexists(root / POOLING) else []
+            names = tuple(sorted(self._list("") + self._list(f"{TEMPLATE_FOLDER}/") + pooling))
         self.names = names
 
     def _list(self, prefix: str) -> list[str]:
@@ -150,6 +154,14 @@ def parse_json_object(
 
     Raises: BadInputError, naming the file `name`.
     """
+    value = parse_json(data, name, values_limit)
+    if not isinstance(value, dict):
+        raise BadInputError(f"{show(name)} is not a JSON object but a {type(value).__name__}")
+    return value
+
+
+def parse_json(data: bytes, name: str, values_limit: int = JSON_VALUES_LIMIT) -> Any:
+    """The same of any JSON value."""
     label = show(name)
     if sum(map(data.count, (b",", b"[", b"{"))) > values_limit:
         raise BadInputError(f"{label} holds more than {values_limit} values")
@@ -162,7 +174,7 @@ def parse_json_object(
         return result
 
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=unique)
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique)
     except UnicodeDecodeError as error:
         raise BadInputError(f"{label} is not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
@@ -171,6 +183,3 @@ def parse_json_object(
         raise BadInputError(f"{label} is nested too deeply") from error
     except ValueError as error:
         raise BadInputError(f"{label} holds a number of too many digits") from error
-    if not isinstance(value, dict):
-        raise BadInputError(f"{label} is not a JSON object but a {type(value).__name__}")
-    return value

@@ -19,7 +19,15 @@ from huggingface_hub.utils import logging as hub_logging
 
 from quantcli.checkpoint.cached_weights import CachedWeights
 from quantcli.checkpoint.checkpoint import Checkpoint
-from quantcli.checkpoint.files import SIDE_FILE_LIMIT, TEMPLATE_FOLDER, Folder, is_plain, show
+from quantcli.checkpoint.files import (
+    MODULES,
+    POOLING,
+    SIDE_FILE_LIMIT,
+    TEMPLATE_FOLDER,
+    Folder,
+    is_plain,
+    show,
+)
 from quantcli.checkpoint.folder import open_folder, read_config
 from quantcli.checkpoint.fused import is_fused, single_experts
 from quantcli.checkpoint.hub_cache import CachedRepo, RemoteFile, open_cached, usable_digest
@@ -36,7 +44,7 @@ SIDE_FILES = frozenset(
     "config.json generation_config.json tokenizer.json tokenizer_config.json tokenizer.model"
     " spiece.model qwen.tiktoken tiktoken.model"
     " special_tokens_map.json added_tokens.json vocab.json merges.txt chat_template.json"
-    f" chat_template.jinja README.md {INDEX}".split()
+    f" chat_template.jinja README.md {INDEX} {MODULES} {POOLING}".split()
 )
 # Enough for the headers of nearly all files in one request.
 HEADER_GUESS = 256 << 10

@@ -22,7 +22,8 @@ def evaluate(
         typer.Option(
             "--reference",
             metavar="BASE",
-            help="The model they were made from: adds KL divergence and agreement.",
+            help="The model they were made from: adds KL divergence and agreement. Models that "
+            "embed texts need it.",
         ),
     ] = None,
     text: Annotated[
@@ -70,7 +71,8 @@ def evaluate(
 ) -> None:
     """Measure models on a text: perplexity, and divergence from a reference.
 
-    By llama-perplexity's protocol: the second half of each window is scored.
+    By llama-perplexity's protocol: the second half of each window is scored. Of models that embed
+    texts: the cosine similarity of each window's embedding to the reference's.
 
     Example: quantcli evaluate *-Q4_K_M.gguf *-Q8_0.gguf --reference org/model --text wiki.txt
     """
@@ -94,7 +96,7 @@ def evaluate(
         threads=threads or default_threads(),
         progress=for_terminal(quiet),
     )
-    cards = [card_of_source(*pair) for pair in zip(models, found, strict=True)]
+    cards = [card_of_source(name, each) for name, each in zip(models, found, strict=True)]
     if report is not None:
         files.write_evaluation(reference, cards, report)
     render.evaluation(reference, cards, as_json, quiet)

@@ -8,9 +8,11 @@ import numpy as np
 
 from quantcli.calibration.text import Text, cut_windows
 from quantcli.errors import BadInputError, UsageError
+from quantcli.evaluation.embedding import check_embedding, compare, embeds
 from quantcli.evaluation.predictions import Predictions, read_predictions
 from quantcli.evaluation.protocol import SHORTEST_CONTEXT, scored, targets
 from quantcli.evaluation.quality import Quality, against, alone
+from quantcli.evaluation.similarity import Similarity
 from quantcli.model import Model, open_model
 from quantcli.progress import Progress, Silent
 from quantcli.transformer import Transformer
@@ -50,15 +52,17 @@ def evaluate(
     activations: str = "float",
     threads: int = 1,
     progress: Progress | None = None,
-) -> list[Quality]:
+) -> Sequence[Quality | Similarity]:
     """Quality of each model on the text, in their order; sources are opened by open_model.
+
+    Of models that embed texts it is the similarity of embeddings to those of the reference.
 
     chunks: windows to look at, None for all; activations: "float", or "llama-cpu" to round them
     before each product as llama.cpp's CPU runtime does.
 
     Raises:
-        QuantcliError: see open_model, Transformer, set_exam, check_comparable; BadInputError for
-            a model whose logits are not finite.
+        QuantcliError: see open_model, Transformer, set_exam, check_comparable, check_embedding;
+            BadInputError for a model whose logits are not finite.
     """
     progress = progress or Silent()
 
@@ -71,11 +75,17 @@ def evaluate(
 
     candidates = [ready(source) for source in models]
     groups = [[candidate] for candidate in candidates]
-    if reference is not None:
-        groups = [[ready(reference), *candidates]]
+    base = None if reference is None else ready(reference)
+    embedding = any(embeds(each.run) for each in [*candidates, *([base] if base else [])])
+    if embedding:
+        check_embedding(candidates, base)
+    if base is not None:
+        groups = [[base, *candidates]]
         for candidate in candidates:
-            check_comparable(groups[0][0], candidate, context)
+            check_comparable(base, candidate, context)
     exams = [set_exam(group[0].model, text, context, chunks, activations) for group in groups]
+    if embedding:
+        return compare(groups[0][0], candidates, exams[0], progress)
     found = []
     for group, exam in zip(groups, exams, strict=True):
         hidden = [_scored_states(candidate, exam, progress) for candidate in group]

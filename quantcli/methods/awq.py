@@ -77,12 +77,12 @@ def left_out(sizes: Hyperparameters, *, tied: bool) -> list[tuple[str, str]]:
     """(site, reason) of every input that no fold scales; sites of blocks by their short names."""
     reasons = {
         short: "nothing before it can be divided by a scale without a change to the function"
-        for short in (*sizes.wiring.sites, "output")
+        for short in (*sizes.wiring.sites, *(() if sizes.wiring.embeds else ("output",)))
         if short not in sizes.wiring.folds
     }
     if sizes.experts is not None:
         reasons |= dict.fromkeys(MLP, "its experts see tokens of their own, which differ")
-    if tied:
+    if tied and not sizes.wiring.embeds:
         reasons["output"] = "its matrix is the embedding, whose rows are the model's input, too"
     return list(reasons.items())
 

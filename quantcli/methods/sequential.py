@@ -153,7 +153,7 @@ class Sequential:
         some = self._tokens[:LOOKUP_WINDOWS]
         found = gradients(self._model, some, threads=self._threads, progress=self._progress)
         metric = found.embedding_metric()
-        if HEAD not in self._model.shapes:
+        if EMBEDDING in found.outputs:  # it is the head as well
             hidden = self._run.hidden(some).reshape(-1, self._run.n_embd)
             metric += np.float32(found.outputs[EMBEDDING].sum()) * hessian(hidden, pool)
         return metric

@@ -10,6 +10,7 @@ from quantcli import __version__
 from quantcli.architectures import Architecture, OutputTensor
 from quantcli.calibration import Imatrix
 from quantcli.checkpoint import Checkpoint
+from quantcli.model import family_metadata
 from quantcli.planning.job import Job
 from quantcli.planning.provenance import general_metadata
 from quantcli.tokenizer import read_tokenizer
@@ -37,7 +38,7 @@ def common_metadata(
 ) -> tuple[Metadata, list[str]]:
     """The metadata that all outputs share, in file order, and warnings."""
     embedding_rows = next(o.shape[0] for o in origins if o.name == "token_embd.weight")
-    model = architecture.metadata(checkpoint.config)
+    model = family_metadata(architecture, checkpoint)
     general, warnings = general_metadata(
         checkpoint, count_parameters(origins), count_experts(origins)
     )

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from quantcli.architectures import OutputTensor
+from quantcli.architectures import OutputTensor, embeds
 from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, read_text, unreached
 from quantcli.checkpoint import Adapter, Checkpoint
 from quantcli.checkpoint.checkpoint import WEIGHT_DTYPES
-from quantcli.errors import BadInputError, UsageError
+from quantcli.errors import BadInputError, UnsupportedError, UsageError
 from quantcli.gguf_file import Slot, encode_header
 from quantcli.methods import method_info
 from quantcli.methods.awq import left_out
@@ -194,6 +194,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     calibration = read_text(job.text) if job.text else None
     source = open_source(job, weights=weights, progress=progress)
     metadata, warnings = source.metadata, source.warnings
+    _check_embedding(job, source)
     tokens = 0
     if calibration is not None:
         model = CheckpointModel(source.checkpoint, source.origins, metadata)
@@ -225,6 +226,28 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
         warnings=warnings,
         adapters=source.adapters,
     )
+
+
+def _check_embedding(job: Job, source: Source) -> None:
+    """What is measured by predictions has no meaning for a model that embeds.
+
+    Raises:
+        UsageError: for a gate of quality.
+        UnsupportedError: for a target.
+    """
+    if not embeds(source.metadata.get("general.architecture")):
+        return
+    if job.gate.needs_quality:
+        name = "--max-kld" if job.gate.max_kld is not None else "--min-top1"
+        raise UsageError(
+            f"{name} is for models that predict tokens, but {source.checkpoint.id} embeds texts;"
+            " leave it out and read the cosine similarity that --evaluate reports"
+        )
+    if job.target:
+        raise UnsupportedError(
+            f"{job.target.option} is not there for models that embed texts yet; give a --type, "
+            "`quantcli plan` shows how large each one is"
+        )
 
 
 def _few_tokens(job: Job, tokens: int) -> list[str]:

@@ -82,8 +82,10 @@ def running(metadata: Metadata, context: int | None = None) -> Running:
         number("attention.key_length", head_size) + number("attention.value_length", head_size)
     )
     widest = max(vocabulary_size(metadata), 2 * number("feed_forward_length"), heads * context)
+    # Where tokens see those that follow, nothing can be kept.
+    kept = number("block_count") * context if metadata.get(f"{arch}.attention.causal", True) else 0
     return Running(
         context=context,
-        kv_cache=number("block_count") * context * per_token * CACHE_BYTES,
+        kv_cache=kept * per_token * CACHE_BYTES,
         compute=4 * min(UBATCH, context) * (widest + 4 * n_embd),
     )

@@ -16,7 +16,7 @@ from quantcli.report.drawing import BIT_LEVELS, HEAT_LEVELS, theme
 from quantcli.report.maps import Grid, HeatScale, bits, error_map, grid, type_map
 from quantcli.report.model import Output, Report, TensorReport
 from quantcli.report.page_parts import asset, render
-from quantcli.report.quality import ACTIVATIONS
+from quantcli.report.quality import ACTIVATIONS, POOLINGS
 from quantcli.report.tradeoff import Point, tradeoff_plots
 from quantcli.report.words import count, of_rounding, percent, plain
 
@@ -98,24 +98,35 @@ def _tip(tensor: TensorReport) -> str:
 
 
 def _tradeoff(cards: Sequence[Card], losses: Sequence[float]) -> dict[str, Any] | None:
-    """The plots and what they show: divergence where it was measured, else error of the weights."""
+    """The plots and what they show: divergence or angles where measured, else errors of weights."""
     measured = [
         Point(card.file_type or card.path, card.size_bytes, q.kld_mean, q.kld_stderr or 0.0)
         for card in cards
         if (q := card.quality) and q.kld_mean is not None and card.size_bytes
     ]
-    found = measured or [
-        Point(card.file_type or card.path, card.size_bytes or 0, loss)
-        for card, loss in zip(cards, losses, strict=False)
+    turned = [
+        Point(card.file_type or card.path, card.size_bytes, 1 - s.cosine_mean, s.cosine_stderr)
+        for card in cards
+        if (s := card.similarity) and card.size_bytes
     ]
+    found = (
+        measured
+        or turned
+        or [
+            Point(card.file_type or card.path, card.size_bytes or 0, loss)
+            for card, loss in zip(cards, losses, strict=False)
+        ]
+    )
     largest = max((point.loss for point in found), default=0.0)
     points = [point for point in found if point.loss > LEAST_LOSS * largest]
     if len(points) < 2:
         return None
     axis = "Mean KL divergence" if measured else "Relative error of the weights"
+    axis = "1 − mean cosine similarity" if turned else axis
     return {
         "plots": [Markup(plot) for plot in tradeoff_plots(points, axis)],
         "diverges": bool(measured),
+        "turns": bool(turned),
         "lossless": [point.label for point in found if point not in points],
     }
 
@@ -129,6 +140,8 @@ def _page(**shown: Any) -> str:
         ("sort.js", "page.js"),
         **shown,
         quality=qualities[0] if qualities else None,
+        similarity=next((card.similarity for card in shown["cards"] if card.similarity), None),
+        poolings=POOLINGS,
         tradeoff=_tradeoff(shown["cards"], shown["losses"]),
         heat_levels=range(HEAT_LEVELS),
         bit_levels=BIT_LEVELS,

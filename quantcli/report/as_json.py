@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from quantcli.evaluation import Quality
+from quantcli.evaluation import Quality, Similarity
 from quantcli.report.model import Output, Report, TensorReport
 
 SCHEMA_VERSION = 1
@@ -26,7 +26,7 @@ def report_document(report: Report) -> dict[str, Any]:
     }
 
 
-def quality_document(quality: Quality | None) -> dict[str, Any] | None:
+def quality_document(quality: Quality | Similarity | None) -> dict[str, Any] | None:
     """Quality in a document; null where it was not measured."""
     return asdict(quality) if quality else None
 
@@ -43,6 +43,7 @@ def _output(output: Output) -> dict[str, Any]:
         "estimated_divergence": output.divergence,
         "tensors": [_tensor(tensor, output.method) for tensor in output.worst],
         "quality": quality_document(output.quality),
+        "similarity": quality_document(output.similarity),
     }
     if len(output.paths) > 1:
         document["shards"] = [

@@ -23,7 +23,7 @@ def report_markdown(report: Report) -> str:
         ),
     ]
     cards = [card_of_output(output) for output in report.outputs]
-    if any(card.quality for card in cards):
+    if any(card.quality or card.similarity for card in cards):
         lines += ["", "## Quality", "", *card_table(cards), "", *measured(report.source_id, cards)]
     for output in report.outputs:
         lines += ["", f"## {output.file_type}", "", *_tensors(output)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from quantcli.errors import BadInputError
-from quantcli.evaluation import Quality
+from quantcli.evaluation import Quality, Similarity
 from quantcli.gguf_file import Header, read_split
 from quantcli.gguf_source import is_gguf
 from quantcli.planning.ram import running
@@ -32,6 +32,7 @@ class Card:
     quality: Quality | None = None
     method: str | None = None
     shards: tuple[tuple[str, str], ...] = ()  # path and sha256 of each, if there are several
+    similarity: Similarity | None = None  # of a model that embeds, in place of quality
 
     @property
     def note(self) -> str:
@@ -51,6 +52,7 @@ def card_of_output(output: Output) -> Card:
         quality=output.quality,
         method=output.method,
         shards=_several(list(zip(output.paths, output.sha256, strict=True))),
+        similarity=output.similarity,
     )
 
 
@@ -71,6 +73,7 @@ def card_of_entry(entry: Mapping[str, Any]) -> Card:
             quality=Quality(**entry["quality"]) if entry["quality"] else None,
             method=entry["method"],
             shards=_several([(part["path"], part["sha256"]) for part in entry.get("shards", [])]),
+            similarity=Similarity(**entry["similarity"]) if entry.get("similarity") else None,
         )
     except (KeyError, TypeError) as error:
         raise BadInputError(
@@ -82,15 +85,17 @@ def _several(files: list[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     return tuple(files) if len(files) > 1 else ()
 
 
-def card_of_source(source: str, quality: Quality | None) -> Card:
+def card_of_source(source: str, measured: Quality | Similarity | None) -> Card:
     """The card of a GGUF file, or of a checkpoint, of which only the name is told.
 
     Raises:
         BadInputError, AccessError: as read_split.
     """
     path = Path(source)
+    quality = measured if isinstance(measured, Quality) else None
+    similarity = measured if isinstance(measured, Similarity) else None
     if not is_gguf(source):
-        return Card(source, quality=quality)
+        return Card(source, quality=quality, similarity=similarity)
     header = read_split(path)
     files = sorted({entry.path for entry in header.tensors.values()} | {path})
     size = sum(file.stat().st_size for file in files)
@@ -104,6 +109,7 @@ def card_of_source(source: str, quality: Quality | None) -> Card:
         ram_bytes=ram_bytes(dict(header.metadata), size),
         sha256=_sha256(path) if len(files) == 1 else None,
         quality=quality,
+        similarity=similarity,
     )
 
 

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from quantcli.architectures import embeds
 from quantcli.report.words import plain
 
 HUB = "https://huggingface.co"
@@ -24,12 +25,13 @@ def front_matter(hub_source: str | None, commit: str | None, metadata: Mapping[s
     """The YAML, without its fences; `hub_source` is the model that was quantized, if on the hub."""
     from huggingface_hub import ModelCardData
 
+    embedding = embeds(metadata.get("general.architecture"))
     found = ModelCardData(
         base_model=hub_source,
         base_model_relation="quantized" if hub_source else None,
         language=_those(_LANGUAGE, metadata.get("general.languages")) or None,
         tags=[*TAGS, *_those(_TAG, metadata.get("general.tags"))],
-        pipeline_tag="text-generation",
+        pipeline_tag="feature-extraction" if embedding else "text-generation",
         library_name="gguf",
         **_license(hub_source, commit, metadata),
     )

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from quantcli.evaluation import Quality
+from quantcli.evaluation import Quality, Similarity
 from quantcli.evaluation.gate import Gate
 from quantcli.methods.encoded import Cost
 
@@ -35,6 +35,7 @@ class Output:
     tensors: list[TensorReport]
     ram_bytes: int | None = None  # to run it with 8192 tokens of context, or the model's limit
     quality: Quality | None = None
+    similarity: Similarity | None = None  # of a model that embeds, in place of quality
     metadata: Mapping[str, Any] = field(default_factory=dict)  # as in the GGUF file
 
     @property

@@ -15,16 +15,17 @@ from typing import Any
 
 import numpy as np
 
+from quantcli.architectures import embeds
 from quantcli.calibration.text import BUILTIN, read_text
 from quantcli.errors import BadInputError
-from quantcli.evaluation import Quality
+from quantcli.evaluation import Quality, Similarity
 from quantcli.methods import METHODS
 from quantcli.planning.ram import running
 from quantcli.report.cards import CARD_FILES, Card, card_of_output
 from quantcli.report.front_matter import HUB, front_matter, text
 from quantcli.report.model import Report
 from quantcli.report.modelfile import modelfile
-from quantcli.report.quality import ACTIVATIONS, card_table
+from quantcli.report.quality import ACTIVATIONS, POOLINGS, card_table
 from quantcli.report.recommend import advice, recommended
 from quantcli.report.words import code, count, inline, markdown_table, plain
 
@@ -101,6 +102,8 @@ def model_card(
     template = environment.from_string(page.read_text(encoding="utf-8"))
     best = recommended(cards)
     quality = next((card.quality for card in cards if card.quality), None)
+    similarity = next((card.similarity for card in cards if card.similarity), None)
+    measured = quality or similarity
     commit = f"[`{source.commit}`]({HUB}/{source.hub_id}/tree/{source.commit})"
     license_name = text(metadata, "general.license.name") or text(metadata, "general.license")
     filled = template.render(
@@ -115,8 +118,11 @@ def model_card(
         ram=any(card.ram_bytes is not None for card in cards),
         advice=advice(cards),
         quality=quality,
-        text=_text_name(quality),
-        activations=ACTIVATIONS[quality.activations] if quality else "",
+        similarity=similarity,
+        text=_text_name(measured),
+        activations=ACTIVATIONS[measured.activations] if measured else "",
+        pooling=f"{POOLINGS[similarity.pooling].capitalize()}." if similarity else "",
+        embeds=embeds(metadata["general.architecture"]),
         repo_id=repo_id,
         chats="tokenizer.chat_template" in metadata,
         version=inline(text(metadata, "quantcli.version") or "(unknown version)"),
@@ -136,7 +142,7 @@ def _trained(metadata: Mapping[str, Any]) -> int | None:
     return int(value) if isinstance(value, np.integer) else None
 
 
-def _text_name(quality: Quality | None) -> str:
+def _text_name(quality: Quality | Similarity | None) -> str:
     if quality is None:
         return ""
     if quality.text_sha256 == read_text(BUILTIN).sha256:
@@ -169,11 +175,16 @@ def _commands(best: Card, metadata: Mapping[str, Any], repo_id: str | None) -> d
     label = re.sub(r"[^a-z0-9._-]+", "-", Path(name).stem.lower()).strip("-._") or "model"
     pulls = repo_id is not None and not best.shards  # Ollama pulls no file in several parts
     place = f"--hf-repo {repo_id} --hf-file" if repo_id else "-m"
+    embedding = embeds(metadata["general.architecture"])
+    mode = " --embeddings" if embedding else ""
+    if pulls:
+        ollama = f"ollama {'pull' if embedding else 'run'} hf.co/{repo_id}:{shlex.quote(name)}"
+    else:
+        ollama = f"ollama create {label} -f Modelfile"
+        ollama += "" if embedding else f"\nollama run {label}"
     return {
-        "llama_cpp": f"llama-server {place} {shlex.quote(name)} -c {context}",
-        "ollama": f"ollama run hf.co/{repo_id}:{shlex.quote(name)}"
-        if pulls
-        else f"ollama create {label} -f Modelfile\nollama run {label}",
+        "llama_cpp": f"llama-server {place} {shlex.quote(name)}{mode} -c {context}",
+        "ollama": ollama,
         "ollama_pulls": pulls,
         "lm_studio": f"lms import {shlex.quote(name)}",
     }

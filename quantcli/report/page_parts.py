@@ -15,7 +15,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from quantcli import __version__
-from quantcli.report.words import percent, plain, shape, size
+from quantcli.report.words import cosine, percent, plain, shape, size
 
 
 def render(template: str, styles: Sequence[str], scripts: Sequence[str], **shown: Any) -> str:
@@ -28,7 +28,7 @@ def render(template: str, styles: Sequence[str], scripts: Sequence[str], **shown
         lstrip_blocks=True,
     )
     environment.filters |= {"size": size, "percent": percent, "shape": shape, "plain": plain}
-    environment.filters["significant"] = significant
+    environment.filters |= {"significant": significant, "cosine": cosine}
     environment.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     script = '"use strict";\n' + "".join(asset(name) for name in scripts)
     return environment.get_template(template).render(

@@ -9,12 +9,13 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from quantcli.evaluation import Quality
+from quantcli.evaluation import Quality, Similarity
 from quantcli.report.as_json import SCHEMA_VERSION, quality_document
 from quantcli.report.cards import Card
-from quantcli.report.words import code, markdown_table, size
+from quantcli.report.words import code, cosine, markdown_table, size
 
 HEADINGS = ("Type", "Size", "bpw", "PPL", "ΔPPL", "KLD", "99.9 %", "Top-1", "RAM 8k")
+EMBEDDING_HEADINGS = ("Type", "Size", "bpw", "Cosine mean", "Cosine worst", "RAM 8k")
 MARKDOWN_HEADINGS = (
     *(
         "File",
@@ -30,9 +31,19 @@ MARKDOWN_HEADINGS = (
     ),
     *("RAM at 8k", "sha256", "Notes"),
 )
+EMBEDDING_MARKDOWN_HEADINGS = (
+    *("File", "Type", "Method", "Size", "bpw", "Cosine mean", "Cosine worst"),
+    *("RAM at 8k", "sha256", "Notes"),
+)
 ACTIVATIONS = {
     "float": "Activations not rounded: the weights' own effect",
     "llama-cpu": "Activations rounded as llama.cpp does on a CPU",
+}
+POOLINGS = {
+    "mean": "each is the mean over a window's tokens",
+    "cls": "each is that of a window's first token",
+    "last": "each is that of a window's last token",
+    "none": "each is that of a token, as the file does not say how to pool",
 }
 
 
@@ -53,14 +64,16 @@ def _document(card: Card) -> dict[str, Any]:
         "bpw": None if card.bpw is None else round(card.bpw, 4),
         "ram_bytes": card.ram_bytes,
         "sha256": card.sha256,
-        **(quality_document(card.quality) or {}),
+        **(quality_document(card.quality or card.similarity) or {}),
         "note": card.note,
     }
 
 
 def show_cards(reference: str | None, cards: Sequence[Card], console: Console) -> None:
     """Each model on three lines: its name and what it is good for, its figures, its sha256."""
-    rows = [HEADINGS, *(_figures(card) for card in cards)]
+    embed = embeds(cards)
+    headings = EMBEDDING_HEADINGS if embed else HEADINGS
+    rows = [headings, *(_figures(card, embed) for card in cards)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [_line(row, widths) for row in rows]
     console.print(Text(lines[0], style="dim"))
@@ -84,25 +97,37 @@ def card_table(cards: Sequence[Card]) -> list[str]:
     """Lines of a Markdown table, one row per model; columns that say nothing are left out."""
     rows = []
     mixed = len({card.method for card in cards}) > 1
+    embed = embeds(cards)
+    headings = EMBEDDING_MARKDOWN_HEADINGS if embed else MARKDOWN_HEADINGS
     for card in cards:
-        kind, *figures = _figures(card)
+        kind, *figures = _figures(card, embed)
         method = (card.method or "") if mixed else ""
         digest = f"`{card.sha256}`" if card.sha256 else ""
         rows.append((code(Path(card.path).name), kind, method, *figures, digest, card.note))
     told = [any(column) for column in zip(*rows, strict=True)]
     return markdown_table(
-        list(compress(MARKDOWN_HEADINGS, told)), [list(compress(row, told)) for row in rows]
+        list(compress(headings, told)), [list(compress(row, told)) for row in rows]
     )
 
 
-def _figures(card: Card) -> tuple[str, ...]:
+def embeds(cards: Sequence[Card]) -> bool:
+    """Whether cosine similarity takes the place of what predictions are measured by."""
+    return any(card.similarity for card in cards)
+
+
+def _figures(card: Card, embed: bool) -> tuple[str, ...]:
     """Cells from Type to RAM; empty where nothing is known."""
-    quality = card.quality
+    quality, similarity = card.quality, card.similarity
+    found: tuple[str, ...]
+    if embed:
+        found = _cosines(similarity) if similarity else ("", "")
+    else:
+        found = _measured(quality) if quality else ("",) * 5
     return (
         card.file_type or "",
         "" if card.size_bytes is None else size(card.size_bytes),
         "" if card.bpw is None else f"{card.bpw:.2f}",
-        *(_measured(quality) if quality else ("",) * 5),
+        *found,
         "" if card.ram_bytes is None else size(card.ram_bytes),
     )
 
@@ -119,6 +144,11 @@ def _measured(quality: Quality) -> tuple[str, ...]:
         _nats(quality.kld_p999),
         f"{100 * quality.top1_agreement:.1f} %",
     )
+
+
+def _cosines(similarity: Similarity) -> tuple[str, str]:
+    """Mean and worst."""
+    return cosine(similarity.cosine_mean), cosine(similarity.cosine_min)
 
 
 def _with_error(value: float, error: float) -> str:
@@ -141,6 +171,16 @@ def _nats(kld: float | None) -> str:
 
 def measured(reference: str | None, cards: Sequence[Card]) -> list[str]:
     """Against what and how the figures were measured, in a line each."""
+    similarity = next((card.similarity for card in cards if card.similarity), None)
+    if similarity is not None:
+        against = f" to those of {_plain(reference)}" if reference else ""
+        return [
+            f"Cosine similarity of embeddings{against}, {similarity.embeddings} compared; "
+            f"{POOLINGS[similarity.pooling]}.",
+            f"{similarity.chunks} windows of {similarity.context} tokens; "
+            f"text sha256 {similarity.text_sha256[:16]}.",
+            f"{ACTIVATIONS[similarity.activations]}.",
+        ]
     quality = next((card.quality for card in cards if card.quality), None)
     if quality is None:
         return []

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from quantcli.report.cards import Card
-from quantcli.report.words import code, percent, size
+from quantcli.report.words import code, cosine, percent, size
 
 DEFAULT = "Q4_K_M"
 DEFAULT_BPW = 4.85  # of a usual model in that type
@@ -51,6 +51,9 @@ def _described(card: Card) -> str:
     if card.quality and card.quality.top1_agreement is not None:
         agreed = percent(card.quality.top1_agreement)
         facts.append(f"its most likely token is the original's {agreed} of the time")
+    if card.similarity is not None:
+        shown = cosine(card.similarity.cosine_mean)
+        facts.append(f"the cosine of its embeddings to the original's is {shown} in the mean")
     return f"{_name(card)}: {'; '.join(facts)}" if facts else _name(card)
 
 
@@ -59,6 +62,8 @@ def _name(card: Card) -> str:
 
 
 def _loss(card: Card) -> float:
+    if card.similarity is not None:
+        return 1 - card.similarity.cosine_mean
     kld = card.quality.kld_mean if card.quality else None
     return float("inf") if kld is None else kld
 
@@ -66,6 +71,7 @@ def _loss(card: Card) -> float:
 def _better(card: Card, cards: Sequence[Card]) -> Card | None:
     """The best file of at most this one's size that is closer to the original beyond doubt."""
     doubt = (card.quality.kld_stderr or 0.0) if card.quality else 0.0
+    doubt = card.similarity.cosine_stderr if card.similarity else doubt
     rivals = [
         rival
         for rival in cards

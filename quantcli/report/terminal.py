@@ -36,7 +36,7 @@ def show(report: Report, console: Console) -> None:
     for output in report.outputs:
         console.print(_output(output))
     cards = [replace(card_of_output(output), sha256=None) for output in report.outputs]
-    if any(card.quality for card in cards):
+    if any(card.quality or card.similarity for card in cards):
         console.print()
         show_cards(report.source_id, cards, console)
     console.print(

@@ -1,5 +1,6 @@
 """Numbers as people read them, and text of strangers that can do no harm."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 
@@ -7,6 +8,8 @@ from rich.filesize import decimal
 
 # Words that Markdown shows as they are: no formatting, no link.
 _HARMLESS = re.compile(r"(?!www\.)[^\W_][\w.+-]*(?: (?!www\.)[^\W_][\w.+-]*)*", re.IGNORECASE)
+
+SAME_DIRECTION = 1e-12  # of a cosine, off 1
 
 
 def size(n_bytes: int) -> str:
@@ -48,6 +51,17 @@ def percent(fraction: float) -> str:
     value = 100 * fraction
     digits = 1 if value >= 10 else 2 if value >= 1 else 3
     return f"{value:.{digits}f} %"
+
+
+def cosine(value: float) -> str:
+    """Two digits of how far it is from 1, at least four: "0.99917"; 1 only for the same direction.
+
+    What is off by less than float32 can tell is the same.
+    """
+    off = 1 - value
+    if off < SAME_DIRECTION:
+        return "1"
+    return f"{value:.{max(4, 1 - math.floor(math.log10(off)))}f}"
 
 
 def shape(dimensions: tuple[int, ...]) -> str:

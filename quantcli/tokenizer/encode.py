@@ -95,6 +95,13 @@ def bos_token(metadata: Metadata) -> int | None:
     return None if token is None else int(token)
 
 
+def closing_token(metadata: Metadata) -> int | None:
+    """The token that ends every text; None if there is none, as in models that go on with it."""
+    if metadata.get(f"{GGML}.model") != "bert":
+        return None
+    return int(metadata.get(f"{GGML}.seperator_token_id", DEFAULT_IDS["bert"]["sep"]))
+
+
 def _control(token: AddedToken) -> AddedToken:
     """Added tokens are matched in text unless the GGUF file makes them control tokens."""
     kind = added_token(token.content, token.special).type

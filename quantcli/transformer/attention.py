@@ -1,4 +1,4 @@
-"""Causal grouped-query attention of one window, in tiles of query tokens."""
+"""Grouped-query attention of one window, in tiles of query tokens."""
 
 from collections.abc import Iterator
 
@@ -11,19 +11,26 @@ Masks = list[tuple[slice, np.ndarray]]  # columns, and what to add there
 
 
 def attention(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, out: np.ndarray, *, window: int, cap: float
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    out: np.ndarray,
+    *,
+    window: int,
+    cap: float,
+    causal: bool = True,
 ) -> None:
     """out [n_ctx, n_head, d_v] = softmax(q k^T) v, where token i sees tokens j <= i.
 
     q [n_ctx, n_head, d] is scaled already; k [n_ctx, n_head_kv, d], v [n_ctx, n_head_kv, d_v]; all
-    float32. With a `window` it sees i - window < j <= i only; `cap` > 0 is the soft cap of the
-    scores.
+    float32. With a `window` it sees i - window < j <= i only; unless `causal` it sees all; `cap` >
+    0 is the soft cap of the scores.
     """
     n_ctx, n_head_kv, head_dim = k.shape
     group = q.shape[1] // n_head_kv
     step = tile_rows(n_ctx, group)
     scores = np.empty(min(step, n_ctx) * group * n_ctx, q.dtype)
-    for rows, columns, masks in query_tiles(n_ctx, step, window):
+    for rows, columns, masks in query_tiles(n_ctx, step, window, causal):
         shape = ((rows.stop - rows.start) * group, columns.stop - columns.start)
         tile = scores[: shape[0] * shape[1]].reshape(shape)
         for head in range(n_head_kv):
@@ -43,10 +50,15 @@ def tile_rows(n_ctx: int, group: int) -> int:
     return min(MAX_TILE, max(MIN_TILE, TILE_SCORES // (group * n_ctx)))
 
 
-def query_tiles(n_ctx: int, step: int, window: int) -> Iterator[tuple[slice, slice, Masks]]:
+def query_tiles(
+    n_ctx: int, step: int, window: int, causal: bool = True
+) -> Iterator[tuple[slice, slice, Masks]]:
     """Tokens `step` at a time, the tokens that some of them see, and what hides the others."""
     for start in range(0, n_ctx, step):
         stop = min(start + step, n_ctx)
+        if not causal:
+            yield slice(start, stop), slice(0, n_ctx), []
+            continue
         first = max(0, start - window + 1) if window else 0
         yield slice(start, stop), slice(first, stop), _masks(start, stop, first, window)
 

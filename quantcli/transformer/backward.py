@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -12,7 +13,9 @@ from quantcli.parallel import in_order
 from quantcli.progress import Progress, Silent
 from quantcli.transformer.block import check_finite
 from quantcli.transformer.block_pass import BlockPass
-from quantcli.transformer.layout import EMBEDDING
+from quantcli.transformer.derivatives import layer_norm_and_pull
+from quantcli.transformer.layout import EMBEDDING, embedding_norm
+from quantcli.transformer.pooling import pull_directions
 from quantcli.transformer.sampling import SampledHead
 from quantcli.transformer.scratch import hidden_states
 from quantcli.transformer.transformer import Transformer
@@ -24,6 +27,9 @@ TILE_TOKENS = 512
 @dataclass(frozen=True)
 class Gradients:
     """Gradients of the sum over positions of -log p(token), tokens drawn from the predictions.
+
+    Of a model that embeds, gradients of pull_directions, which say the same of the cosine
+    similarity; its tokens are those of the windows.
 
     tokens: those drawn, int64 [n_windows, n_ctx]; embedding: the gradients at the rows looked up,
     before any scale, float32 [n_windows, n_ctx, n_embd]; outputs: by the name of each linear's
@@ -96,17 +102,37 @@ class _Walk:
             self._run.embed(self._windows, rows, self._model.rows(EMBEDDING, rows), self._x[0])
         for number in blocks:
             self._each_tile(number, self._advance)
+        tokens = self._pull_result(seed)
+        for number in reversed(blocks):
+            self._each_tile(number, self._return)
+        dx = self._dx.reshape(-1, self._sizes.n_embd)
+        if self._sizes.wiring.embedding_norm:
+            self._pull_embedding_norm()
+        if self._sizes.embedding_scale != 1:
+            dx *= np.float32(self._sizes.embedding_scale)
+        self._progress.finish()
+        outputs = {name: squares / len(dx) for name, squares in self._squares.items()}
+        return Gradients(tokens.reshape(self._windows.shape), self._dx, outputs)
+
+    def _pull_result(self, seed: int) -> np.ndarray:
+        """Fill dx at the end of the last block; the tokens drawn."""
+        if self._sizes.wiring.embeds:
+            self._dx[...] = pull_directions(self._x[-1], self._sizes.pooling, seed)
+            return self._windows
         x, dx = (a.reshape(-1, self._sizes.n_embd) for a in (self._x[-1], self._dx))
         head = SampledHead(self._model, self._sizes, x, dx)
         head.pull(np.random.default_rng(seed).random(len(x)), self._pool, self._ahead)
         self._squares[head.name] = head.squares
-        for number in reversed(blocks):
-            self._each_tile(number, self._return)
-        if self._sizes.embedding_scale != 1:
-            dx *= np.float32(self._sizes.embedding_scale)
-        self._progress.finish()
-        outputs = {name: squares / len(x) for name, squares in self._squares.items()}
-        return Gradients(head.tokens.reshape(self._windows.shape), self._dx, outputs)
+        return head.tokens
+
+    def _pull_embedding_norm(self) -> None:
+        weight, bias = embedding_norm(self._model)
+        norm = partial(layer_norm_and_pull, weight=weight, bias=bias, eps=self._sizes.eps)
+        for rows in self._run.vocabulary():
+            table = self._model.rows(EMBEDDING, rows)
+            for tile, here, found in self._run.embedded(self._windows, rows, table):
+                _, pull = norm(found)
+                self._dx[tile][here] = pull(self._dx[tile][here])
 
     def _each_tile(self, number: int, work: Callable[[int, BlockPass, slice], None]) -> None:
         """work(number, a new BlockPass, tile) for each tile, with one block's weights loaded."""

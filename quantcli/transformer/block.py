@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from copy import copy
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -184,6 +185,9 @@ class Block:
         if self.sizes.residual_scale != 1:
             added = added * np.float32(self.sizes.residual_scale)
         flat += added
+        sum_norm = dict(zip(("attn_output", "ffn_down"), self.wiring.sum_norms, strict=True))
+        if sum_norm[short]:
+            flat[...] = self.norm(flat, sum_norm[short])
         return flat
 
     def _attention(self, projected: list[np.ndarray], windows: tuple[int, ...]) -> np.ndarray:
@@ -196,9 +200,14 @@ class Block:
         q = rotate(q, self.rope_q, self.wiring.rope, self.sizes.attention_scale)
         k = rotate(k, self.rope_k, self.wiring.rope)
         out = np.empty_like(q)
-        cap = self.sizes.attention_cap
+        attend = partial(
+            attention,
+            window=self._window,
+            cap=self.sizes.attention_cap,
+            causal=self.wiring.causal,
+        )
         for one in range(windows[0]):
-            attention(q[one], k[one], v[one], out[one], window=self._window, cap=cap)
+            attend(q[one], k[one], v[one], out[one])
         return out.reshape(windows[0] * windows[1], -1)
 
     def norm(self, x: np.ndarray, name: str) -> np.ndarray:

@@ -52,19 +52,21 @@ class BlockPass:
         attend = partial(attention, x.shape[:2])
         mlp = self._mlp if self.experts is None else partial(mix_and_pull, self)
         added, pull_attention = self._half(flat, before_attention, attend, after_attention)
-        between = flat + added
+        norm_between, norm_end = self.wiring.sum_norms
+        between, pull_between = self.norm(flat + added, norm_between)
         seen = flat if self.sizes.parallel else between
         added, pull_mlp = self._half(seen, before_mlp, mlp, after_mlp)
+        y, pull_end = self.norm(between + added, norm_end)
 
         def pull(dy: np.ndarray) -> np.ndarray:
-            dy = dy.reshape(flat.shape)
+            dy = pull_end(dy.reshape(flat.shape))
             dmlp = pull_mlp(dy)
             if self.sizes.parallel:
                 return (dy + pull_attention(dy) + dmlp).reshape(x.shape)
-            dy = dy + dmlp
+            dy = pull_between(dy + dmlp)
             return (dy + pull_attention(dy)).reshape(x.shape)
 
-        return (between + added).reshape(x.shape), pull
+        return y.reshape(x.shape), pull
 
     def _half(
         self, x: np.ndarray, before: str, layer: Layer, after: str
@@ -86,8 +88,12 @@ class BlockPass:
         q, pull_q = self._place(parts[0], heads, "q")
         k, pull_k = self._place(parts[1], heads, "k")
         v = parts[2].reshape(heads)
-        cap = self.sizes.attention_cap
-        attend = partial(attention_and_pull, window=self._window, cap=cap)
+        attend = partial(
+            attention_and_pull,
+            window=self._window,
+            cap=self.sizes.attention_cap,
+            causal=self.wiring.causal,
+        )
         mixed, pulls = zip(*map(attend, q, k, v), strict=True)
         mixed_heads = np.stack(mixed).reshape(len(x), -1)
         (y,), pull_output = self.linears(self.wiring.sites["attn_output"], mixed_heads)

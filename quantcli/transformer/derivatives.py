@@ -93,20 +93,20 @@ def _relu2_slope(x: np.ndarray) -> np.ndarray:
 
 
 def attention_and_pull(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, *, window: int, cap: float
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, *, window: int, cap: float, causal: bool = True
 ) -> tuple[np.ndarray, Callable[[np.ndarray], Three]]:
     """See attention, of one window; pull returns the gradients of q, k, v.
 
     Probabilities are computed again, tile by tile (FlashAttention, 2205.14135, section B.2).
     """
     out = np.empty((*q.shape[:2], v.shape[2]), q.dtype)
-    attention(q, k, v, out, window=window, cap=cap)
+    attention(q, k, v, out, window=window, cap=cap, causal=causal)
     (n_ctx, n_head_kv, head_dim), group = k.shape, q.shape[1] // k.shape[1]
 
     def pull(dy: np.ndarray) -> Three:
         dq, dk, dv = np.empty_like(q), np.zeros_like(k), np.zeros_like(v)
         mean = np.vecdot(dy, out)
-        for rows, columns, masks in query_tiles(n_ctx, tile_rows(n_ctx, group), window):
+        for rows, columns, masks in query_tiles(n_ctx, tile_rows(n_ctx, group), window, causal):
             for head in range(n_head_kv):
                 heads = slice(head * group, (head + 1) * group)
                 queries, dmixed = (a[rows, heads].reshape(-1, a.shape[2]) for a in (q, dy))

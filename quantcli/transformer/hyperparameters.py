@@ -12,6 +12,7 @@ from quantcli.errors import BadInputError, UnsupportedError
 from quantcli.transformer.experts import Experts, read_experts
 from quantcli.transformer.keys import Keys
 from quantcli.transformer.latent_sizes import Latent, latent_rope, read_latent
+from quantcli.transformer.pooling import POOLINGS
 from quantcli.transformer.rope import Rope
 
 _MAX_BLOCKS = 512  # LLAMA_MAX_LAYERS
@@ -23,7 +24,7 @@ class Hyperparameters:
 
     head_dim: of a query; n_rot: the dimensions of a head that rope turns; n_dense: the first blocks
     that have no experts although others have; parallel: see Wiring; residual_scale: of what
-    attention and mlp add.
+    attention and mlp add; pooling: see pool, of models that embed.
     """
 
     wiring: Wiring
@@ -48,6 +49,7 @@ class Hyperparameters:
     experts: Experts | None
     n_dense: int
     latent: Latent | None
+    pooling: str
 
     @property
     def n_block(self) -> int:
@@ -121,6 +123,7 @@ def read_hyperparameters(metadata: Mapping[str, Any], tensors: Collection[str]) 
         experts=read_experts(keys, wiring),
         n_dense=keys.count("leading_dense_block_count", least=0) if wiring.mixture else 0,
         latent=latent,
+        pooling=_pooling(keys) if wiring.embeds else "none",
     )
 
 
@@ -147,6 +150,17 @@ def _windows(keys: Keys, wiring: Wiring, n_block: int) -> tuple[int, ...]:
         return tuple(window if slides else 0 for slides in pattern)
     period = keys.count("attention.sliding_window_pattern", wiring.global_every)
     return tuple(window if number % period else 0 for number in range(1, n_block + 1))
+
+
+def _pooling(keys: Keys) -> str:
+    number = keys.get("pooling_type")
+    known = number is None or (isinstance(number, np.integer) and int(number) in POOLINGS)
+    if not known:
+        raise UnsupportedError(
+            f"metadata: {keys.name('pooling_type')} = {number!r:.80}: the forward pass pools by"
+            f" {', '.join(POOLINGS.values())}, converting works"
+        )
+    return POOLINGS[0 if number is None else int(number)]
 
 
 def _cap(keys: Keys, key: str, default: float | None) -> float:

@@ -14,7 +14,8 @@ Shape = tuple[int, ...]
 
 EMBEDDING, OUTPUT_NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
 OUTPUT_NORM_BIAS = "output_norm.bias"
-POSITIONS = "position_embd.weight"
+POSITIONS, TOKEN_TYPES = "position_embd.weight", "token_types.weight"
+EMBEDDING_NORM, EMBEDDING_NORM_BIAS = "token_embd_norm.weight", "token_embd_norm.bias"
 # One set of factors, or one for windows within the original context and one for longer ones.
 ROPE_FACTORS = "rope_freqs.weight"
 ROPE_SHORT, ROPE_LONG = "rope_factors_short.weight", "rope_factors_long.weight"
@@ -28,13 +29,19 @@ def check_tensors(model: Model, sizes: Hyperparameters) -> None:
     n_vocab = model.shapes.get(EMBEDDING, (0,))[0]
     required: dict[str, Shape] = {
         EMBEDDING: (n_vocab, sizes.n_embd),
-        OUTPUT_NORM: (sizes.n_embd,),
     }
-    if sizes.wiring.norm_bias:
-        required[OUTPUT_NORM_BIAS] = (sizes.n_embd,)
+    optional: dict[str, Shape] = {}
+    if not sizes.wiring.embeds:
+        required[OUTPUT_NORM] = (sizes.n_embd,)
+        optional[HEAD] = (n_vocab, sizes.n_embd)
+        if sizes.wiring.norm_bias:
+            required[OUTPUT_NORM_BIAS] = (sizes.n_embd,)
     if sizes.wiring.positions:
         required[POSITIONS] = (sizes.n_ctx, sizes.n_embd)
-    optional: dict[str, Shape] = {HEAD: (n_vocab, sizes.n_embd)}
+    if sizes.wiring.embedding_norm:
+        required |= dict.fromkeys((EMBEDDING_NORM, EMBEDDING_NORM_BIAS), (sizes.n_embd,))
+    if sizes.wiring.token_types and TOKEN_TYPES in model.shapes:
+        optional[TOKEN_TYPES] = (model.shapes[TOKEN_TYPES][0], sizes.n_embd)
     for factors in (ROPE_FACTORS, ROPE_SHORT, ROPE_LONG):
         optional[factors] = (sizes.n_rot // 2,)
     for number in range(sizes.n_block):
@@ -75,6 +82,11 @@ def output_norm(model: Model) -> tuple[np.ndarray, np.ndarray | None]:
     return model.rows(OUTPUT_NORM), bias
 
 
+def embedding_norm(model: Model) -> tuple[np.ndarray, np.ndarray]:
+    """Weight and bias of the norm of embedded tokens."""
+    return model.rows(EMBEDDING_NORM), model.rows(EMBEDDING_NORM_BIAS)
+
+
 def head_name(model: Model) -> str:
     """The tensor that turns hidden states into logits: the embedding, when they are tied."""
     return HEAD if HEAD in model.shapes else EMBEDDING
@@ -82,7 +94,8 @@ def head_name(model: Model) -> str:
 
 def _block(sizes: Hyperparameters, number: int) -> Iterator[tuple[str, Shape]]:
     wiring = sizes.wiring
-    for name in dict.fromkeys(filter(None, (*wiring.norms, *wiring.post_norms))):
+    norms = (*wiring.norms, *wiring.post_norms, *wiring.sum_norms)
+    for name in dict.fromkeys(filter(None, norms)):
         yield f"{name}.weight", (sizes.n_embd,)
         if wiring.norm_bias:
             yield f"{name}.bias", (sizes.n_embd,)

@@ -26,7 +26,9 @@ from quantcli.transformer.hyperparameters import read_hyperparameters
 from quantcli.transformer.layout import (
     EMBEDDING,
     POSITIONS,
+    TOKEN_TYPES,
     check_tensors,
+    embedding_norm,
     head_name,
     output_norm,
     rope_factors,
@@ -76,7 +78,7 @@ class Transformer:
     def hidden(
         self, tokens: np.ndarray, tap: Tap | None = None, progress: Progress | None = None
     ) -> np.ndarray:
-        """Hidden states float32 [n_windows, n_ctx, n_embd] after the output norm.
+        """Hidden states float32 [n_windows, n_ctx, n_embd] after the output norm, if there is one.
 
         tokens: ids [n_windows, n_ctx]. `tap(site, x)` gets the input x float32 [tokens, n_in] of
         each site of each block, in several calls, windows in order, on the calling thread; the
@@ -95,14 +97,18 @@ class Transformer:
                     self.embed(tokens, rows, self._model.rows(EMBEDDING, rows), x)
             for number in range(self.n_block):
                 self._advance(self.load(number, tokens.shape[1], pool), x, pool, tap, progress)
-            norm = partial(self._normalize, x, *output_norm(self._model))
-            for _ in in_order(pool, norm, tiles(*tokens.shape), self._threads + 1):
-                pass
+            if not self.sizes.wiring.embeds:
+                norm = partial(self._normalize, x, *output_norm(self._model))
+                for _ in in_order(pool, norm, tiles(*tokens.shape), self._threads + 1):
+                    pass
         progress.finish()
         return x
 
     def logits(self, hidden: np.ndarray) -> np.ndarray:
-        """float32 [n, n_vocab] of hidden states [n, n_embd]; callers keep n small."""
+        """float32 [n, n_vocab] of hidden states [n, n_embd]; callers keep n small.
+
+        Of a model that predicts tokens, not of one that embeds.
+        """
         logits = np.empty((len(hidden), self.n_vocab), np.float32)
         x = np.ascontiguousarray(hidden, np.float32)
         if self._rounding is not None:
@@ -154,16 +160,32 @@ class Transformer:
 
     def embed(self, tokens: np.ndarray, rows: slice, table: np.ndarray, x: np.ndarray) -> None:
         """Fill x [n_windows, n_ctx, n_embd] where a token is one of `rows`, of values table."""
-        places = None
+        for tile, here, found in self.embedded(tokens, rows, table):
+            if self.sizes.wiring.embedding_norm:
+                found = layer_norm(found, *embedding_norm(self._model), self.sizes.eps)
+            x[tile][here] = found
+
+    def embedded(
+        self, tokens: np.ndarray, rows: slice, table: np.ndarray
+    ) -> Iterator[tuple[slice, np.ndarray, np.ndarray]]:
+        """For each tile where a token is one of `rows`, bool, and what embeds it, not yet normed.
+
+        That is float32 [n, n_embd] of values table, with what is added for places and types.
+        """
+        places = kind = None
         if self.sizes.wiring.positions:
             places = self._model.rows(POSITIONS, slice(tokens.shape[1]))
+        if TOKEN_TYPES in self._model.shapes:
+            kind = self._model.rows(TOKEN_TYPES, slice(1))
         for tile in tiles(*tokens.shape):
             ids = tokens[tile] - rows.start
             here = (ids >= 0) & (ids < len(table))
             found = table[ids[here]] * np.float32(self.sizes.embedding_scale)
+            if kind is not None:
+                found += kind
             if places is not None:
                 found += places[np.nonzero(here)[1]]
-            x[tile][here] = found
+            yield tile, here, found
 
     def load(self, number: int, n_ctx: int, pool: ThreadPoolExecutor) -> Block:
         """A block with its weights, for windows of n_ctx tokens."""

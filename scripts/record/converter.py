@@ -1,4 +1,5 @@
-"""Record what llama.cpp's own converter makes of every tiny checkpoint of tests/tiny_models.py.
+"""Record what llama.cpp's own converter makes of every tiny checkpoint of tests/tiny_models.py and
+tests/tiny_encoders.py.
 
     python -m pip install torch transformers sentencepiece gguf
     python scripts/record/converter.py llama.cpp/convert_hf_to_gguf.py [folder [family ...]]
@@ -34,13 +35,15 @@ import convert_hf_to_gguf  # type: ignore[import-not-found, unused-ignore]  # no
 import gguf  # noqa: E402
 import transformers  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 from conversion.base import TextModel  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
+from tiny_encoders import ENCODERS, build_encoder  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 from tiny_models import VARIANTS, build  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 
 PRE_TOKENIZERS = {"llama3": "llama-bpe", "qwen2": "qwen2", "gpt2": "gpt-2", "glm": "llama-bpe"}
+PRE_TOKENIZERS |= {"bert": "default"}
 # Families of which the converter reads a key that this version of transformers renames, or fills
 # in (Falcon's num_kv_heads): it gets config.json as it is, as it does for classes that transformers
 # does not know.
-RAW_CONFIGS = ("gpt_neox", "falcon")
+RAW_CONFIGS = ("gpt_neox", "falcon", "nomic_bert")
 OUT_TYPES = ("f32", "bf16")
 PACKAGES = ("numpy", "sentencepiece", "tokenizers", "torch", "transformers")
 
@@ -48,17 +51,18 @@ PACKAGES = ("numpy", "sentencepiece", "tokenizers", "torch", "transformers")
 def main() -> None:
     target = Path(sys.argv[2]) if len(sys.argv) > 2 else ROOT / "tests/data/architectures"
     target.mkdir(parents=True, exist_ok=True)
-    for family, variant in VARIANTS:
+    for (family, variant), spec in {**VARIANTS, **ENCODERS}.items():
         if sys.argv[3:] and family not in sys.argv[3:]:
             continue
         with tempfile.TemporaryDirectory() as scratch:
-            folder = build(Path(scratch) / f"{family}-{variant}", family, variant)
+            write = build_encoder if (family, variant) in ENCODERS else build
+            folder = write(Path(scratch) / f"{family}-{variant}", family, variant)
             record: dict[str, Any] = {
                 "made_by": "scripts/record/converter.py",
                 "command": f"convert_hf_to_gguf.py {folder.name} --outfile X.gguf --outtype T",
                 "versions": versions(),
                 "raw_config": family in RAW_CONFIGS,
-                "pre_tokenizer": pre_tokenizer(VARIANTS[family, variant].tokenizer),
+                "pre_tokenizer": pre_tokenizer(spec.tokenizer),
                 "source": {
                     str(path.relative_to(folder)): digest(path.read_bytes())
                     for path in sorted(folder.rglob("*"))
