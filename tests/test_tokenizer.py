@@ -60,6 +60,22 @@ def test_a_known_fingerprint_decides(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert f"{GGML}.add_bos_token" not in metadata
 
 
+def test_a_fingerprint_is_overruled_where_words_are_taken_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Llama 3's first tokenizer.json has the fingerprint of smaug-bpe, which splits alike."""
+    write_tokenizer(tmp_path, "llama3")
+    smaug = next(digest for digest, name in table().hashes.items() if name == "smaug-bpe")
+    monkeypatch.setattr(pre_tokenizer, "fingerprint", lambda *_: smaug)
+    # As long as merges reach every token, it makes no difference.
+    assert read(tmp_path, "llama3")[f"{GGML}.pre"] == "smaug-bpe"
+    file = tmp_path / "tokenizer.json"
+    edit(file, lambda document: document["model"]["merges"].pop())
+    assert read(tmp_path, "llama3")[f"{GGML}.pre"] == "llama-bpe"
+    edit(file, lambda document: document["model"].update(ignore_merges=False))
+    assert read(tmp_path, "llama3")[f"{GGML}.pre"] == "smaug-bpe"
+
+
 @pytest.mark.parametrize("contractions", CONTRACTIONS)
 def test_contractions_in_every_spelling(contractions: str) -> None:
     regex = LLAMA3.replace("{contractions}", contractions)

@@ -115,9 +115,31 @@ def fingerprint(encoder: "Tokenizer", post_processor: object) -> str:
     return hashlib.sha256(str(ids).encode()).hexdigest()
 
 
-def known_name(encoder: "Tokenizer", post_processor: object) -> str | None:
-    """The name by fingerprint; None where llama.cpp's converter would give up."""
-    return table().hashes.get(fingerprint(encoder, post_processor))
+def known_name(encoder: "Tokenizer", bpe: Bpe, post_processor: object) -> str | None:
+    """The name by fingerprint.
+
+    None where llama.cpp's converter would give up, and where another name tells the file better.
+    """
+    name = table().hashes.get(fingerprint(encoder, post_processor))
+    return None if name is None or _has_better(name, bpe) else name
+
+
+def _has_better(name: str, bpe: Bpe) -> bool:
+    """Tell whether the file takes words whole, unlike `name`, but like one that splits alike.
+
+    The check text has no word that tells them apart: Llama 3's first files, which add no BOS, have
+    the fingerprint of a fine-tune without that option.
+    """
+    alike = [split for split in table().splits if split.steps == _steps(name)]
+    if not bpe.ignore_merges or {split.ignore_merges for split in alike} != {True, False}:
+        return False
+    return not regexes(name).ignore_merges and not _merges_reach_every_token(bpe)
+
+
+def _steps(name: str) -> list[str] | None:
+    """The steps of `name` as the table has them; None if it has none."""
+    wanted = table().aliases.get(name, name)
+    return next((split.steps for split in table().splits if split.name == wanted), None)
 
 
 def split_name(bpe: Bpe) -> str:

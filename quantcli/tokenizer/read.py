@@ -98,7 +98,7 @@ def _byte_level(
     check_fits([*bpe.vocab.items(), *((t.content, t.id) for t in bpe.added)], vocab_size)
     encoder = build_encoder(bpe)
     # The name by fingerprint is exact; a file that cannot be run has none.
-    known = known_name(encoder, document.get("post_processor")) if encoder else None
+    known = known_name(encoder, bpe, document.get("post_processor")) if encoder else None
     name = pre_tokenizer or known or split_name(bpe)
     tokens = byte_level_tokens(bpe, encoder, vocab_size)
     return {
@@ -121,7 +121,7 @@ def _tiktoken(
     bpe = read_tiktoken(files.source, name, files.tokenizer_config)
     found = build_encoder(bpe)
     # Qwen 1 is told by its file; others share Kimi's.
-    known = SPLITS[name] if name == QWEN else found and known_name(found, None)
+    known = SPLITS[name] if name == QWEN else found and known_name(found, bpe, None)
     if pre_tokenizer is None and known is None:
         raise UnsupportedError(
             f"{name} does not say how text is split, and its vocabulary is none that is known: "
