@@ -8,11 +8,11 @@ FOLDER/<family>/: tokenizer.json, and tokenizer_config.json and the SentencePiec
 any. Needs `tokenizers` and `xllamacpp`.
 
 Writes tests/data/tokenizer/real_ids.json.xz: family -> source, SHA-256 and size of its
-tokenizer.json, the name of the pre-tokenizer, the ids of SAMPLES by the `tokenizers` library, and which of the
-samples stock llama.cpp encodes otherwise through our metadata (`unlike`; all others were found
-equal here, with the whole file). Then what the tests work on, as the files themselves are too
-large: the file without the tokens that no sample needs. `kept` has the numbers of the others; ids
-count in it.
+tokenizer.json, the name of the pre-tokenizer, the ids of SAMPLES by the `tokenizers` library, and
+which of the samples stock llama.cpp encodes otherwise through our metadata (`unlike`; all others
+were found equal here, with the whole file). Then what the tests work on, as the files themselves
+are too large: the file without the tokens that no sample needs. `kept` has the numbers of the
+others; ids count in it.
 """
 
 import base64
@@ -237,13 +237,16 @@ def double_array(rules: dict[bytes, bytes]) -> bytes:
     starts, texts = {}, b""
     for text in found:
         starts[text], texts = len(texts), texts + text + b"\0"
-    units = {0: 0}
+    units, bases = {0: 0}, {0}
     pending = [(0, b"")]
     while pending:
         at, prefix = pending.pop()
         labels = {key[len(prefix)] for key in rules if key[: len(prefix)] == prefix != key}
         places = labels | ({0} if prefix in rules else set())
-        base = next(b for b in range(1, 1 << 20) if not any(b ^ p in units for p in places))
+        # A label alone tells whose child a unit is: no two nodes may count from one base.
+        free = (b for b in range(1, 1 << 20) if b not in bases)
+        base = next(b for b in free if not any(b ^ p in units for p in places))
+        bases.add(base)
         units[at] |= (at ^ base) << 10 | (prefix in rules) << 8
         if prefix in rules:
             units[base] = 1 << 31 | starts[rules[prefix]]
