@@ -113,6 +113,7 @@ LIMITS = {
     "tekken": re.compile(f"[{MARKS}]"),
     "gpt-4o": re.compile(f"[{MARKS}]"),
     "deepseek-coder": re.compile("\u3000"),
+    "deepseek-llm": re.compile("\u3000"),
 }
 
 
