@@ -130,6 +130,37 @@ def _edges(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", lambda c: c.update(chat_template=templates))
 
 
+def _two_files(folder: Path) -> None:
+    """vocab.json and merges.txt, as the older classes save a tokenizer."""
+    document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer.json").unlink()
+    model = document["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(merge) for merge in model["merges"])]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def describe(config: dict[str, Any]) -> None:
+        qwen = "<|im_end|>" in model["vocab"] or len(document["added_tokens"]) > 1
+        config["tokenizer_class"] = "Qwen2Tokenizer" if qwen else "GPT2Tokenizer"
+        added = [dict(token) for token in document["added_tokens"]]
+        if qwen:
+            config["added_tokens_decoder"] = {str(token.pop("id")): token for token in added}
+
+    edit(folder / "tokenizer_config.json", describe)
+
+
+def _oldest_two_files(folder: Path) -> None:
+    """The same, with the added tokens in a file of their own."""
+    _two_files(folder)
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    added = config.pop("added_tokens_decoder")
+    names = {token["content"]: int(i) for i, token in added.items() if token["special"]}
+    (folder / "added_tokens.json").write_text(json.dumps(names))
+    config["additional_special_tokens"] = ["<|im_start|>"]
+    file.write_text(json.dumps(config))
+
+
 CASES = {
     "llama3": Case("llama3", "LlamaForCausalLM"),
     "llama3-other-end": Case("llama3", "LlamaForCausalLM", _ends_with_other_token),
@@ -150,6 +181,9 @@ CASES = {
     "xlmr": Case("xlmr", "XLMRobertaModel", type_vocab_size=1),
     "qwen1": Case("qwen1", "QWenLMHeadModel"),
     "kimi": Case("kimi", "DeepseekV3ForCausalLM", pre_tokenizer="kimi-k2"),
+    "gpt2-two-files": Case("gpt2", "Starcoder2ForCausalLM", _two_files),
+    "qwen2-two-files": Case("qwen2", "Qwen2ForCausalLM", _two_files),
+    "qwen2-two-files-old": Case("qwen2", "Qwen2ForCausalLM", _oldest_two_files),
     "mistral": Case("llama2", "MistralForCausalLM"),
     "gemma2": Case("gemma", "Gemma2ForCausalLM"),
     "gemma3": Case("gemma", "Gemma3ForCausalLM"),

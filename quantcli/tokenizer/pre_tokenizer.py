@@ -18,7 +18,7 @@ from quantcli.tokenizer.bpe import Bpe
 from quantcli.tokenizer.documents import show
 from quantcli.tokenizer.encoder import build_encoder, steps
 from quantcli.tokenizer.special_tokens import surrounding_ids
-from quantcli.tokenizer.tokenizer_json import NAME
+from quantcli.tokenizer.tokenizer_json import NAME, Pipeline
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -96,6 +96,17 @@ def regexes(name: str) -> Split:
     words = [GPT2_WORDS if step == "{words}" else step for step in found.steps]
     spelled = [step.replace("{contractions}", CONTRACTIONS[0]) for step in words]
     return Split(name, spelled, found.ignore_merges)
+
+
+def pipeline_of_name(name: str) -> Pipeline:
+    """The steps of a tokenizer.json that splits as `name` does. Raises: UnsupportedError."""
+    found: list[dict[str, Any]] = [
+        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+        for regex in regexes(name).steps
+    ]
+    options = {"add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    found.append({"type": "ByteLevel", **options})
+    return {"normalizer": None, "pre_tokenizer": {"type": "Sequence", "pretokenizers": found}}
 
 
 def check_name(name: str) -> None:

@@ -22,6 +22,7 @@ from quantcli.tokenizer.special_tokens import (
 from quantcli.tokenizer.tiktoken import QWEN, SPLITS, find_tiktoken, known_ids, read_tiktoken
 from quantcli.tokenizer.tokenizer_json import NAME, model_of
 from quantcli.tokenizer.unigram import parse_unigram, unigram_metadata
+from quantcli.tokenizer.vocab_merges import VOCAB, class_of, read_vocab_merges
 from quantcli.tokenizer.vocabulary import (
     byte_level_tokens,
     check_fits,
@@ -71,6 +72,10 @@ def read_tokenizer(source: Source, vocab_size: int, pre_tokenizer: str | None = 
         vocabulary = _byte_level(bpe, document or {}, vocab_size, pre_tokenizer)
     elif ranks is not None:
         vocabulary, known = _tiktoken(files, ranks, vocab_size, pre_tokenizer)
+    elif (two := _two_files(files)) is not None:
+        bpe = read_vocab_merges(source, two, tokenizer_config)
+        vocabulary = _byte_level(bpe, {}, vocab_size, pre_tokenizer)
+        known = known_ids(bpe, VOCAB, tokenizer_config)
     elif pre_tokenizer is not None:
         raise UsageError("--pre-tokenizer is for byte-level BPE: this is another tokenizer")
     elif document is not None and kind == "WordPiece":
@@ -130,6 +135,14 @@ def _tiktoken(
     vocabulary = _byte_level(bpe, {}, vocab_size, pre_tokenizer or known)
     vocabulary.pop(f"{GGML}.add_bos_token", None)
     return vocabulary, known_ids(bpe, name, files.tokenizer_config)
+
+
+def _two_files(files: Files) -> str | None:
+    """The class of tokenizer behind vocab.json and merges.txt, if nothing else is there."""
+    names = files.source.source_files
+    if files.document is not None or any(name in names for name in NAMES):
+        return None
+    return class_of(files.source, files.tokenizer_config)
 
 
 def _sentencepiece(

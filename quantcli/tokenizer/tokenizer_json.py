@@ -65,17 +65,20 @@ def flat(step: dict[str, Any] | None, key: str) -> list[dict[str, Any]] | None:
     return found if all(isinstance(step, dict) for step in found) else None
 
 
-def check_vocab(vocab: object) -> dict[str, int]:
-    """A vocabulary of token and id. Raises: BadInputError (empty, no ids, an id twice)."""
+def check_vocab(vocab: object, name: str = NAME) -> dict[str, int]:
+    """The vocabulary, token and id, in the file `name`.
+
+    Raises: BadInputError (empty, no ids, an id twice).
+    """
     if not isinstance(vocab, dict) or not vocab:
-        raise BadInputError(f"{NAME} has no vocabulary")
+        raise BadInputError(f"{name} has no vocabulary")
     owner: dict[int, str] = {}
     for token, token_id in vocab.items():
         if not is_id(token_id):
-            raise BadInputError(f"{NAME}: token {show(token)} has the id {show(token_id)}")
+            raise BadInputError(f"{name}: token {show(token)} has the id {show(token_id)}")
         if token_id in owner:
             raise BadInputError(
-                f"{NAME}: tokens {show(owner[token_id])} and {show(token)} share the id {token_id}"
+                f"{name}: tokens {show(owner[token_id])} and {show(token)} share the id {token_id}"
             )
         owner[token_id] = token
     return vocab

@@ -55,12 +55,16 @@ def main(llama_cpp: Path) -> None:
             model.get_vocab_base_pre = fingerprint
             with code_of(case, folder):
                 model.set_vocab()
-            return {
+            found = {
                 key: [kind(field), plain(field.value)]
                 for fields in model.gguf_writer.kv_data
                 for key, field in fields.items()
                 if key.startswith("tokenizer.")
             }
+            # A set of names there: in any order.
+            if names := found.get("tokenizer.chat_templates"):
+                names[1] = sorted(names[1])
+            return found
 
     def code_of(case: Case, folder: Path) -> AbstractContextManager[object]:
         """What the converter asks of a tokenizer that only its repository's code can read."""
