@@ -72,6 +72,15 @@ def test_a_sentencepiece_model_alone(style: str, tmp_path: Path) -> None:
             assert (ids[:-1] if style == "t5" else ids[1:]) == expected, sample
 
 
+def test_a_unigram_model_of_a_decoder(tmp_path: Path) -> None:
+    """Its converter would have llama.cpp merge pieces, which tears words apart."""
+    (tmp_path / "tokenizer.model").write_bytes((DATA / "t5" / "spiece.model").read_bytes())
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    with llama_cpp(tmp_path, VOCAB_SIZE["t5"]) as tokenize:
+        for sample, expected in SENTENCEPIECE["t5"]:
+            assert tokenize(sample) == expected, sample
+
+
 @pytest.fixture(scope="module")
 def unsplit() -> dict[str, Any]:
     """tokenizer.json whose merges run across any border that a pre-tokenizer may draw."""
