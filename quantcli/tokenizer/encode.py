@@ -98,7 +98,7 @@ def bos_token(metadata: Metadata) -> int | None:
 def _control(token: AddedToken) -> AddedToken:
     """Added tokens are matched in text unless the GGUF file makes them control tokens."""
     kind = added_token(token.content, token.special).type
-    return replace(token, special=kind is TokenType.CONTROL)
+    return AddedToken(token.id, token.content, kind is TokenType.CONTROL, token.normalized)
 
 
 def _texts(metadata: Metadata, key: str) -> list[str]:

@@ -15,12 +15,18 @@ Pipeline = dict[str, dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that is matched before the text is split; `special`: control, not text."""
+    """A token that is matched before the text is split; `special`: control, not text.
+
+    The flags tell what else it takes or asks for; llama.cpp has none of them.
+    """
 
     id: int
     content: str
     special: bool
     normalized: bool
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
 
 
 def model_of(document: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -105,6 +111,10 @@ def _added_token(entry: object) -> AddedToken:
     content = entry.get("content")
     if not isinstance(content, str) or not content:
         raise BadInputError(f"{NAME}: added token {entry['id']} has the content {show(content)}")
-    return AddedToken(
-        entry["id"], content, entry.get("special") is True, entry.get("normalized") is True
-    )
+    return AddedToken(entry["id"], content, *flags_of(entry))
+
+
+def flags_of(entry: dict[str, Any]) -> tuple[bool, ...]:
+    """The flags in the description of an added token, in the order of AddedToken's fields."""
+    names = ("special", "normalized", "lstrip", "rstrip", "single_word")
+    return tuple(entry.get(name) is True for name in names)

@@ -4,6 +4,7 @@ How text is split stands in the code of the class that tokenizer_config.json nam
 known, and with them most such repositories.
 """
 
+from dataclasses import replace
 from typing import Any
 
 from quantcli.errors import BadInputError, UnsupportedError
@@ -11,7 +12,7 @@ from quantcli.tokenizer.bpe import Bpe, check_merges
 from quantcli.tokenizer.documents import Source, is_id, read_object, read_text, show
 from quantcli.tokenizer.pre_tokenizer import pipeline_of_name
 from quantcli.tokenizer.special_tokens import KINDS, token_text
-from quantcli.tokenizer.tokenizer_json import AddedToken, check_vocab
+from quantcli.tokenizer.tokenizer_json import AddedToken, check_vocab, flags_of
 
 VOCAB, MERGES, CONFIG = "vocab.json", "merges.txt", "tokenizer_config.json"
 # Class -> the pre-tokenizer that splits alike, and whether characters are composed first.
@@ -64,21 +65,22 @@ def _added(
             text = token_text(entry)
             if not (key.isascii() and key.isdecimal() and text and isinstance(entry, dict)):
                 raise BadInputError(f"{CONFIG}: added token {show(key)} is {show(entry)}")
-            flags = (entry.get(flag) is True for flag in ("special", "normalized"))
-            added[text] = AddedToken(int(key[:10]), text, *flags)
+            added[text] = AddedToken(int(key[:10]), text, *flags_of(entry))
     else:
         for text, token_id in (read_object(source, "added_tokens.json") or {}).items():
             if not is_id(token_id) or not text:
                 raise BadInputError(f"added_tokens.json gives {show(text)} the id {show(token_id)}")
             added[text] = AddedToken(token_id, text, False, True)
     for text in _named(name, tokenizer_config):
-        known = added[text].id if text in added else vocab.get(text)
-        if known is None:
+        if text in added:
+            added[text] = replace(added[text], special=True)
+        elif text in vocab:
+            added[text] = AddedToken(vocab[text], text, True, False)
+        else:
             raise BadInputError(
                 f"{CONFIG} needs the token {show(text)}, which neither {VOCAB} nor the added "
                 "tokens have"
             )
-        added[text] = AddedToken(known, text, True, text in added and added[text].normalized)
     if len({token.id for token in added.values()}) < len(added):
         raise BadInputError(f"{CONFIG}: two added tokens have the same id")
     return list(added.values())
