@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from itertools import islice
 from typing import TypeVar
 
@@ -130,7 +131,10 @@ class _Read:
 
 
 def _job(plan: Plan, writers: list[Writer]) -> RoundPieces:
-    model = CheckpointModel(plan.checkpoint, plan.origins, {})
+    origins = plan.origins
+    if plan.checkpoint.stream is not None:  # what it sends is turned already
+        origins = [replace(origin, transposed=False) for origin in origins]
+    model = CheckpointModel(plan.checkpoint, origins, {})
     places = [writer.places() for writer in writers]
     targets = [
         [

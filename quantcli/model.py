@@ -12,6 +12,7 @@ import numpy as np
 
 from quantcli.architectures import OutputTensor, find
 from quantcli.checkpoint import Checkpoint, open_checkpoint
+from quantcli.checkpoint.safetensors import to_float32
 from quantcli.errors import BadInputError, UnsupportedError, UsageError
 from quantcli.gguf_file import TensorEntry, read_split
 from quantcli.gguf_source import GgufWeights, is_gguf
@@ -70,16 +71,24 @@ class CheckpointModel:
             return self._stacked(origin, rows)
         if origin.source is None:
             raise RuntimeError(f"{name!r} has neither source nor data")
-        if origin.rows is None:
-            w = self._checkpoint.float32(origin.source, rows)
-        else:
+        chosen = rows
+        if origin.rows is not None:
             chosen = origin.rows if rows is None else origin.rows[rows]
+        if origin.transposed:
+            w = self._columns(origin.source, chosen)
+        else:
             w = self._checkpoint.float32(origin.source, chosen)
         return w + np.float32(origin.add) if origin.add else w
 
     def packed(self, name: str, rows: slice) -> np.ndarray:
         """Rows of a tensor of a GGUF file as they are stored, uint8 [rows, row_bytes]."""
         return np.asarray(self._checkpoint.raw(name)[rows])
+
+    def _columns(self, source: str, columns: Rows) -> np.ndarray:
+        """Columns of a stored matrix as rows; no other values are copied."""
+        raw = self._checkpoint.raw(source)
+        chosen = raw if columns is None else raw[:, columns]
+        return to_float32(np.ascontiguousarray(chosen.T), self._checkpoint.tensors[source].dtype)
 
     def _stacked(self, origin: OutputTensor, rows: Rows) -> np.ndarray:
         """Rows of a stack, read in runs of one matrix."""

@@ -1,7 +1,8 @@
 """A hub model that is on no disk: pieces go to the processes that encode with their rows.
 
 Tensors come in the order of the source's files. A piece is sent as soon as all its rows have come:
-where rows change their order, that takes at most the rows of a head.
+where rows change their order within a head, that takes at most the rows of a head. Where they move
+further, or become columns, the tensor is held as a whole (see planning.held).
 """
 
 import hashlib
@@ -18,9 +19,15 @@ from quantcli.methods.pieces import Done, Piece, RoundPieces
 from quantcli.model import matrix_shape
 from quantcli.planning import Plan
 from quantcli.planning.cutting import pieces_of
+from quantcli.planning.held import first_wanted, is_whole
 
 if TYPE_CHECKING:  # the hub's client takes its time to import
     from quantcli.checkpoint.hub_stream import HubStream, Read, Rows
+
+
+_CHUNK = 1 << 20  # bytes
+
+Buffer = bytes | memoryview
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +67,9 @@ def stream(plan: Plan, source: "HubStream") -> Iterator[Sent]:
         if tensor.name not in places:
             continue
         sha = hashlib.sha256()
-        for sent, stored in _pieces(plan, places[tensor.name], tensor.dtype, read):
+        index = places[tensor.name]
+        cut = _whole if is_whole(origins[index]) else _pieces
+        for sent, stored in cut(plan, index, tensor.dtype, read):
             if tensor.name in heads:
                 sha.update(stored)
             yield sent
@@ -78,22 +87,37 @@ def heads_differ(plan: Plan, origin: OutputTensor) -> BadInputError:
     )
 
 
-def _pieces(plan: Plan, index: int, dtype: str, read: "Read") -> Iterator[tuple[Sent, bytes]]:
+def _pieces(plan: Plan, index: int, dtype: str, read: "Read") -> Iterator[tuple[Sent, Buffer]]:
     """Each piece of a tensor, and the bytes that were read for it."""
     origin = plan.origins[index]
     n_rows, n_columns = matrix_shape(origin.shape)
     order = np.arange(n_rows) if origin.rows is None else origin.rows
-    # The first source row that is still wanted from each output row on.
-    first_wanted = np.minimum.accumulate(order[::-1])[::-1]
+    still_wanted = first_wanted(order)
     stored = NUMPY_DTYPES[dtype]
     window, first = np.empty((0, n_columns), stored), 0
     for piece in pieces_of(plan, index):
         wanted = order[piece.rows]
-        window = window[first_wanted[piece.rows.start] - first :]
-        first = int(first_wanted[piece.rows.start])
+        window = window[still_wanted[piece.rows.start] - first :]
+        first = int(still_wanted[piece.rows.start])
         missing = max(0, int(wanted.max()) + 1 - first - len(window))
         data = read(missing * n_columns * stored.itemsize)
         new = np.frombuffer(data, stored).reshape(missing, n_columns)
         window = np.concatenate([window, new])
         rows = window[wanted - first]
         yield Sent(piece, rows if len(origin.shape) > 1 else rows[0]), data
+
+
+def _whole(plan: Plan, index: int, dtype: str, read: "Read") -> Iterator[tuple[Sent, Buffer]]:
+    """The same of a tensor of which no piece is complete before nearly all has come."""
+    origin = plan.origins[index]
+    shape = origin.shape[::-1] if origin.transposed else origin.shape
+    held = np.empty(shape, NUMPY_DTYPES[dtype])
+    flat = held.reshape(-1).view(np.uint8)
+    for start in range(0, len(flat), _CHUNK):
+        part = flat[start : start + _CHUNK]
+        part[:] = np.frombuffer(read(len(part)), np.uint8)
+    w = held.T if origin.transposed else held
+    for piece in pieces_of(plan, index):
+        chosen = slice(None) if held.ndim == 1 else piece.rows
+        rows = w[chosen] if origin.rows is None else w[origin.rows[chosen]]
+        yield Sent(piece, np.ascontiguousarray(rows)), b"" if piece.rows.start else flat.data

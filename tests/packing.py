@@ -156,7 +156,7 @@ def write_pair(
     values: Stored = {}
     parts: Stored = {}
     for name, (dtype, array) in stored.items():
-        if not name.endswith("_proj.weight"):
+        if not name.endswith(("_proj.weight", ".wqkv.weight")):
             values[name] = parts[name] = dtype, array
             continue
         packed = case.packer(random, *array.shape)

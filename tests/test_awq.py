@@ -47,7 +47,7 @@ class Loaded:
 
     @property
     def sizes(self) -> Hyperparameters:
-        return read_hyperparameters(self.metadata)
+        return read_hyperparameters(self.metadata, self.tensors)
 
     @property
     def tied(self) -> bool:
@@ -127,6 +127,8 @@ LEFT_OUT = {
     "gpt_neox": ["ffn_down"],
     "nemotron": ["ffn_down"],
     "olmo3": ["attn", "ffn"],
+    "gpt2": ["ffn_down"],
+    "falcon": ["attn", "ffn", "ffn_down"],  # one norm, unless there are two
 }
 
 
@@ -157,6 +159,16 @@ def test_every_input_is_folded_or_said(tmp_path: Path, family: str) -> None:
     assert awq.head_fold(plain, tied=False) is None
     said = [site for site, _ in awq.left_out(plain, tied=False)]
     assert said == ["attn_output", "ffn", "ffn_down", "output"]
+
+
+def test_falcons_second_norm_takes_scales(tmp_path: Path) -> None:
+    sizes = Loaded.of(open_model(str(build(tmp_path / "source", "falcon", "grouped")))).sizes
+    assert [(fold.site.name, fold.producer) for fold in awq.block_folds(sizes, 1)] == [
+        ("blk.1.attn", "blk.1.attn_norm_2"),
+        ("blk.1.attn_output", "blk.1.attn_qkv"),
+        ("blk.1.ffn", "blk.1.attn_norm"),
+    ]
+    assert [site for site, _ in awq.left_out(sizes, tied=False)] == ["ffn_down"]
 
 
 @dataclass

@@ -57,7 +57,7 @@ class Double:
     """A model in float64."""
 
     def __init__(self, model: Model) -> None:
-        self.sizes = read_hyperparameters(model.metadata)
+        self.sizes = read_hyperparameters(model.metadata, model.shapes)
         self.run = Transformer(model)
         self.weights = {
             name: model.rows(name).astype(np.float64).reshape(shape)
@@ -70,6 +70,8 @@ class Double:
 
     def logits(self, embedded: np.ndarray) -> np.ndarray:
         x = embedded * self.sizes.embedding_scale
+        if self.sizes.wiring.positions:
+            x = x + self.weights["position_embd.weight"][: x.shape[1]]
         for number in range(self.sizes.n_block):
             x, _ = self.block(number, x.shape[1]).run(x)
         norm, bias = (self.weights.get(f"output_norm.{part}") for part in ("weight", "bias"))
@@ -167,8 +169,14 @@ def test_tokens_are_drawn_from_the_predictions(model: Model) -> None:
     logits = double.logits(double.weights["token_embd.weight"][ids]).reshape(ids.size, -1)
     p = np.exp(logits - np.logaddexp.reduce(logits, axis=1)[:, None])
     draws = np.random.default_rng(3).random(ids.size)
-    expected = (p.cumsum(axis=1) <= draws[:, None]).sum(axis=1)
-    np.testing.assert_array_equal(found.tokens.reshape(-1), expected)
+    sums = p.cumsum(axis=1)
+    expected = (sums <= draws[:, None]).sum(axis=1)
+    # Where a draw meets a sum, float32 may see it on the other side.
+    close = np.abs(sums - draws[:, None]).min(axis=1) < 1e-6
+    assert close.sum() <= 1
+    np.testing.assert_array_equal(found.tokens.reshape(-1)[~close], expected[~close])
+    np.testing.assert_allclose(found.tokens.reshape(-1), expected, atol=1)
+    expected = found.tokens.reshape(-1)
     assert len(np.unique(expected)) > 50
     p[np.arange(ids.size), expected] -= 1
     if double.sizes.logit_cap:

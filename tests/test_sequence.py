@@ -4,10 +4,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,12 +107,15 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize(
-    "method", ["gptq", pytest.param("awq", marks=SLOW), pytest.param("awq+gptq", marks=SLOW)]
+    ("method", "types"),
+    [
+        ("gptq", ("Q4_0",)),
+        *(pytest.param(name, tuple(bars), marks=SLOW) for name, bars in BARS.items()),
+    ],
 )
 def test_predictions_come_nearer_at_the_same_size(
-    tmp_path: Path, demo: Path, halves: tuple[Path, Path], method: str
+    tmp_path: Path, demo: Path, halves: tuple[Path, Path], method: str, types: tuple[str, ...]
 ) -> None:
-    types = tuple(BARS[method])
     calibration, text = halves
     plain = converted(demo, tmp_path / "rtn", types)
     ours = converted(
@@ -126,10 +131,15 @@ def test_predictions_come_nearer_at_the_same_size(
     assert {name: ratio for name, ratio in ratios.items() if ratio > BARS[method][name]} == {}
 
 
-@pytest.mark.parametrize("method", [name for name, info in METHODS.items() if info.calibrates])
-@pytest.mark.parametrize(
-    ("family", "variant"), [pytest.param(*key, marks=slow_twin(key)) for key in VARIANTS]
-)
+def runs() -> Iterator[Any]:
+    """Every method on every variant; the fast ones are one method for all, and all for one."""
+    for method in (name for name, info in METHODS.items() if info.calibrates):
+        for key in VARIANTS:
+            fast = method == "gptq" or key == ("llama", "tied")
+            yield pytest.param(*key, method, marks=slow_twin(key) if fast else SLOW)
+
+
+@pytest.mark.parametrize(("family", "variant", "method"), list(runs()))
 def test_every_family_converts(tmp_path: Path, family: str, variant: str, method: str) -> None:
     source = build(tmp_path / "source", family, variant)
     model = open_model(str(source))
@@ -179,7 +189,8 @@ def command(demo: Path, text: Path, output: Path, *more: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("steps", [1, pytest.param(3, marks=SLOW)])
+@pytest.mark.slow
+@pytest.mark.parametrize("steps", [1, 3])
 def test_a_killed_run_goes_on(
     tmp_path: Path, demo: Path, halves: tuple[Path, Path], steps: int
 ) -> None:

@@ -48,7 +48,10 @@ def cached(tmp_path: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("family", "variant"),
-    [("llama", "gqa"), ("llama", "tied"), ("qwen2", "odd"), ("gemma3", "multimodal")],
+    [
+        *(("llama", "gqa"), ("llama", "tied"), ("qwen2", "odd"), ("gemma3", "multimodal")),
+        *(("llama", "odd"), ("gpt_neox", "odd"), ("gpt2", "tied"), ("falcon", "grouped")),
+    ],
 )
 def test_the_same_bytes_as_from_a_download(
     hub: Start, call: Call, tmp_path: Path, family: str, variant: str

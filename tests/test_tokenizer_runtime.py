@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from llama_cpp_tokenizer import llama_cpp
 from real_tokenizers import FAMILIES, samples_of, write_real
-from tiny_tokenizers import DATA, STYLES, VOCAB_SIZE, edit, text, write_tokenizer
+from tiny_tokenizers import CASES, DATA, STYLES, VOCAB_SIZE, edit, text, write_tokenizer
 from tokenizer_samples import MORE
 from tokenizer_source import FolderSource
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
@@ -79,6 +79,15 @@ def test_a_unigram_model_of_a_decoder(tmp_path: Path) -> None:
     with llama_cpp(tmp_path, VOCAB_SIZE["t5"]) as tokenize:
         for sample, expected in SENTENCEPIECE["t5"]:
             assert tokenize(sample) == expected, sample
+
+
+def test_internlm2(tmp_path: Path) -> None:
+    """Against the ids that the library gave."""
+    CASES["internlm2"].write(tmp_path)
+    with llama_cpp(tmp_path, VOCAB_SIZE["internlm2"]) as tokenize:
+        for sample, expected in SENTENCEPIECE["internlm2"]:
+            assert tokenize(sample)[1:] == expected, sample
+        assert tokenize("a<|im_end|>")[-1] == 7
 
 
 @pytest.fixture(scope="module")

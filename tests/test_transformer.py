@@ -10,6 +10,7 @@ from tiny_models import VARIANTS, build, describe
 
 import quantcli
 from quantcli.architectures import find
+from quantcli.architectures.falcon import FALCON
 from quantcli.architectures.wiring import Mixture
 from quantcli.model import open_model
 from quantcli.transformer import Site, Transformer, block, hyperparameters, scratch, transformer
@@ -42,6 +43,9 @@ def recorded_error(folder: Path, family: str, variant: str) -> float:
 def test_logits_equal_transformers(tmp_path: Path, family: str, variant: str) -> None:
     assert recorded_error(build(tmp_path / "source", family, variant), family, variant) < TOLERANCE
 
+
+assert FALCON.wiring is not None
+_FALCON = FALCON.wiring.with_tensor["attn_norm_2"]
 
 MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("llama", "gqa", {"rope": "neox"}),
@@ -76,6 +80,21 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("nemotron", "gqa", {"activation": "gelu"}),
     ("olmo3", "yarn", {"local_rope": False}),
     ("olmo3", "yarn", {"global_every": 0}),
+    ("gpt2", "tied", {"rope": "neox"}),
+    ("gpt2", "odd", {"activation": "silu"}),
+    ("gpt2", "odd", {"parallel": True}),
+    ("falcon", "shared", {"rope": "norm"}),
+    ("falcon", "shared", {"parallel": False}),
+    ("falcon", "mha", {"activation": "relu2"}),
+    (
+        "falcon",
+        "grouped",
+        {"with_tensor": {"attn_norm_2": replace(_FALCON, norms=("attn_norm", "attn_norm_2"))}},
+    ),
+    ("glm", "half", {"rope": "neox"}),
+    ("glm4", "half", {"rope": "neox"}),
+    ("glm4", "half", {"post_norms": ("post_ffw_norm", "post_attention_norm")}),
+    ("internlm2", "gqa", {"rope": "neox"}),
     ("qwen3moe", "eight", {"mixture": Mixture(normalized=False)}),
     ("qwen2moe", "shared", {"mixture": Mixture(normalized=True, shared=True)}),
 ]

@@ -91,7 +91,7 @@ def test_unknown_activations(model: Changed) -> None:
 @pytest.mark.parametrize("name", ["mamba", "x\x1b[31m", None])
 def test_an_architecture_without_forward_pass(model: Changed, name: str | None) -> None:
     model.metadata["general.architecture"] = name
-    with pytest.raises(UnsupportedError, match=r"forward pass.*llama.*converting") as failure:
+    with pytest.raises(UnsupportedError, match=r"forward pass.*list arch.*without") as failure:
         Transformer(model)
     assert one_line(failure)
 
@@ -132,6 +132,16 @@ def test_tensors_are_checked(model: Changed) -> None:
     model.shapes["blk.1.ffn_up.weight"] = (*shape[:1], 7)
     with pytest.raises(BadInputError, match=r"blk\.1\.ffn_up.*\(512, 7\).*\(512, 256\)"):
         Transformer(model)
+
+
+def test_a_file_that_fuses_q_k_and_v_is_not_said_to_lack_them(tmp_path: Path) -> None:
+    model = Changed(build(tmp_path / "source", "glm", "half"))
+    for part in "qkv":
+        del model.shapes[f"blk.0.attn_{part}.weight"]
+    model.shapes["blk.0.attn_qkv.weight"] = (512, 256)
+    with pytest.raises(UnsupportedError, match=r"blk\.0\.attn_qkv.*no place") as failure:
+        Transformer(model)
+    assert one_line(failure)
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(

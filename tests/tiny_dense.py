@@ -89,6 +89,65 @@ FAMILIES: dict[str, Config] = {
         "intermediate_size": 256,
         "sliding_window": 64,
     },
+    "gpt2": {
+        "architectures": ["GPT2LMHeadModel"],
+        "rms_norm_eps": None,
+        "activation_function": "gelu_new",
+        "layer_norm_epsilon": 1e-5,
+        "n_ctx": 512,
+    },
+    "falcon": {
+        "architectures": ["FalconForCausalLM"],
+        "rms_norm_eps": None,
+        "num_key_value_heads": None,
+        "activation": "gelu_new",
+        "alibi": False,
+        "bias": False,
+        "layer_norm_epsilon": 1e-5,
+        "multi_query": True,
+        "new_decoder_architecture": False,
+        "parallel_attn": True,
+    },
+    "glm": {
+        "architectures": ["GlmForCausalLM"],
+        "hidden_act": "silu",
+        "head_dim": 64,
+        "attention_bias": True,
+        "pad_token_id": None,
+        # The converter writes the hidden size for the context length.
+        "max_position_embeddings": 256,
+    },
+    "glm4": {
+        "architectures": ["Glm4ForCausalLM"],
+        "hidden_act": "silu",
+        "head_dim": 32,
+        "attention_bias": True,
+        "pad_token_id": None,
+    },
+    "internlm2": {
+        "architectures": ["InternLM2ForCausalLM"],
+        "hidden_act": "silu",
+        "bias": False,
+        "rope_theta": 10000.0,
+        "eos_token_id": 2,
+    },
+}
+
+# Families whose config.json has names of its own for what the others share; None: no such key.
+RENAMED: dict[str, dict[str, str | None]] = {
+    "gpt2": {
+        "hidden_size": "n_embd",
+        "num_hidden_layers": "n_layer",
+        "num_attention_heads": "n_head",
+        "max_position_embeddings": "n_positions",
+        "num_key_value_heads": None,
+        "intermediate_size": None,
+    },
+    "falcon": {
+        "num_key_value_heads": "num_kv_heads",
+        "intermediate_size": None,
+        "max_position_embeddings": None,
+    },
 }
 
 VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
@@ -191,13 +250,73 @@ VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
         "F32",
         2,
     ),
+    ("gpt2", "tied"): ({"tie_word_embeddings": True}, "gpt2", "BF16", 1),
+    ("gpt2", "odd"): ({**ODD_MHA, "layer_norm_epsilon": 1e-6}, "gpt2", "F32", 2),
+    ("falcon", "shared"): ({"tie_word_embeddings": True}, "gpt2", "BF16", 1),
+    ("falcon", "grouped"): (
+        {"new_decoder_architecture": True, "num_key_value_heads": 2},
+        "gpt2",
+        "F16",
+        2,
+    ),
+    ("falcon", "odd"): (
+        {**ODD_MHA, "new_decoder_architecture": True, "num_ln_in_parallel_attn": 1},
+        "gpt2",
+        "F32",
+        2,
+    ),
+    ("falcon", "mha"): ({**ODD_MHA, "multi_query": False}, "gpt2", "F32", 1),
+    ("glm", "half"): ({}, "glm", "BF16", 2),
+    ("glm", "odd"): (
+        {
+            **ODD,
+            "head_dim": 32,
+            "attention_bias": False,
+            "max_position_embeddings": 96,
+            "partial_rotary_factor": 1.0,
+            "tie_word_embeddings": True,
+        },
+        "glm",
+        "F32",
+        1,
+    ),
+    ("glm4", "half"): ({"rms_norm_eps": 1.5625e-07, "rope_theta": 20000.0}, "glm", "BF16", 1),
+    ("glm4", "odd"): (
+        {
+            **ODD,
+            "head_dim": 48,
+            "attention_bias": False,
+            "partial_rotary_factor": 0.75,
+            "rope_scaling": {
+                "rope_type": "yarn",
+                "factor": 4.0,
+                "original_max_position_embeddings": 128,
+            },
+            "tie_word_embeddings": True,
+        },
+        "glm",
+        "F32",
+        2,
+    ),
 }
+VARIANTS[("internlm2", "gqa")] = (
+    {"rope_theta": 1000000.0, "rope_scaling": {"type": "dynamic", "factor": 2.0}},
+    "internlm2",
+    "BF16",
+    2,
+)
+VARIANTS[("internlm2", "odd")] = (
+    {**ODD, "rope_scaling": {"type": "linear", "factor": 2.0}},
+    "internlm2",
+    "F32",
+    1,
+)
 
 
 def shapes_of(family: str, config: Config) -> Shapes:
     """Every tensor in stored order."""
-    make = {"gpt_neox": _gpt_neox}.get(family, _llama_like)
-    return make(family, config)
+    others = {"gpt_neox": _gpt_neox, "gpt2": _gpt2, "falcon": _falcon, "internlm2": _internlm2}
+    return others.get(family, _llama_like)(family, config)
 
 
 def _llama_like(family: str, config: Config) -> Shapes:
@@ -233,7 +352,7 @@ def _linears(family: str, hidden: int, wide: int, q: int, kv: int) -> Shapes:
     }
     if family == "phi3":
         qkv = {"self_attn.qkv_proj": (q + 2 * kv, hidden)}
-    if family == "phi3":
+    if family in ("phi3", "glm", "glm4"):
         mlp = {"mlp.gate_up_proj": (2 * wide, hidden), "mlp.down_proj": (hidden, wide)}
     if family == "nemotron":
         del mlp["mlp.gate_proj"]
@@ -247,6 +366,8 @@ def _has_bias(family: str, config: Config, linear: str) -> bool:
         return True
     if family == "stablelm":
         return bool(config["use_qkv_bias"]) and linear.endswith(("q_proj", "k_proj", "v_proj"))
+    if family in ("glm", "glm4") and linear == "self_attn.o_proj":
+        return False
     return bool(config.get("attention_bias" if linear.startswith("self_attn") else "mlp_bias"))
 
 
@@ -256,7 +377,10 @@ def _norms(family: str, hidden: int, q: int, kv: int) -> dict[str, int]:
     if family in ("olmo2", "olmo3"):
         after = {"post_attention_layernorm": hidden, "post_feedforward_layernorm": hidden}
         return {"self_attn.q_norm": q, "self_attn.k_norm": kv, **after}
-    return {"input_layernorm": hidden, "post_attention_layernorm": hidden}
+    norms = {"input_layernorm": hidden, "post_attention_layernorm": hidden}
+    if family == "glm4":
+        norms |= {"post_self_attn_layernorm": hidden, "post_mlp_layernorm": hidden}
+    return norms
 
 
 def _gpt_neox(_: str, config: Config) -> Shapes:
@@ -274,6 +398,71 @@ def _gpt_neox(_: str, config: Config) -> Shapes:
             _add(shapes, f"gpt_neox.layers.{i}.{name}", shape, bias=True)
     _add(shapes, "gpt_neox.final_layer_norm", (hidden,), bias=True)
     shapes["embed_out.weight"] = (config["vocab_size"], hidden)
+    return shapes
+
+
+def _gpt2(_: str, config: Config) -> Shapes:
+    """Matrices [n_in, n_out]; names as the first files have them if the head is tied."""
+    hidden = config["hidden_size"]
+    prefix = "" if config["tie_word_embeddings"] else "transformer."
+    shapes: Shapes = {f"{prefix}wte.weight": (config["vocab_size"], hidden)}
+    shapes[f"{prefix}wpe.weight"] = (config["max_position_embeddings"], hidden)
+    for i in range(config["num_hidden_layers"]):
+        for name, shape in {
+            "ln_1": (hidden,),
+            "attn.c_attn": (hidden, 3 * hidden),
+            "attn.c_proj": (hidden, hidden),
+            "ln_2": (hidden,),
+            "mlp.c_fc": (hidden, 4 * hidden),
+            "mlp.c_proj": (4 * hidden, hidden),
+        }.items():
+            shapes[f"{prefix}h.{i}.{name}.weight"] = shape
+            shapes[f"{prefix}h.{i}.{name}.bias"] = shape[-1:]
+    _add(shapes, f"{prefix}ln_f", (hidden,), bias=True)
+    if prefix:
+        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
+    return shapes
+
+
+def _falcon(_: str, config: Config) -> Shapes:
+    hidden, newer = config["hidden_size"], config["new_decoder_architecture"]
+    shared = config["multi_query"] and not newer
+    q, kv = _heads({**config, "num_key_value_heads": 1} if shared else config)
+    two = newer and config.get("num_ln_in_parallel_attn") != 1
+    shapes: Shapes = {"transformer.word_embeddings.weight": (config["vocab_size"], hidden)}
+    for i in range(config["num_hidden_layers"]):
+        for norm in ("ln_attn", "ln_mlp") if two else ("input_layernorm",):
+            _add(shapes, f"transformer.h.{i}.{norm}", (hidden,), bias=True)
+        for name, shape in {
+            "self_attention.query_key_value": (q + 2 * kv, hidden),
+            "self_attention.dense": (hidden, hidden),
+            "mlp.dense_h_to_4h": (4 * hidden, hidden),
+            "mlp.dense_4h_to_h": (hidden, 4 * hidden),
+        }.items():
+            _add(shapes, f"transformer.h.{i}.{name}", shape, bias=False)
+    _add(shapes, "transformer.ln_f", (hidden,), bias=True)
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
+    return shapes
+
+
+def _internlm2(_: str, config: Config) -> Shapes:
+    hidden, wide = config["hidden_size"], config["intermediate_size"]
+    q, kv = _heads(config)
+    shapes: Shapes = {"model.tok_embeddings.weight": (config["vocab_size"], hidden)}
+    for i in range(config["num_hidden_layers"]):
+        for name, shape in {
+            "attention.wqkv": (q + 2 * kv, hidden),
+            "attention.wo": (hidden, q),
+            "feed_forward.w1": (wide, hidden),
+            "feed_forward.w3": (wide, hidden),
+            "feed_forward.w2": (hidden, wide),
+            "attention_norm": (hidden,),
+            "ffn_norm": (hidden,),
+        }.items():
+            _add(shapes, f"model.layers.{i}.{name}", shape, bias=False)
+    _add(shapes, "model.norm", (hidden,), bias=False)
+    shapes["output.weight"] = (config["vocab_size"], hidden)
     return shapes
 
 

@@ -255,6 +255,10 @@ def describe(family: str, variant: str, **changes: Any) -> tuple[dict[str, Any],
     config["vocab_size"] = VOCAB_SIZE[spec.tokenizer]
     config["dtype"] = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}[spec.dtype]
     shapes = _shapes(family, config)
+    for key, own in tiny_dense.RENAMED.get(family, {}).items():
+        value = config.pop(key)
+        if own is not None and value is not None:
+            config[own] = value
     if spec.multimodal:
         del config["architectures"]
         config = {"architectures": ["Gemma3ForConditionalGeneration"], "text_config": config}
@@ -373,7 +377,7 @@ def _random(name: str, shape: tuple[int, ...], bits: np.random.PCG64) -> np.ndar
     unit = (lanes.sum(axis=1, dtype=np.int64) - 2 * 65535).astype(np.float32) / np.float32(37837)
     if len(shape) == 2:
         return unit.reshape(shape) / np.sqrt(np.float32(shape[1]))
-    neutral = 1.0 if name.endswith("norm.weight") else 0.0
+    neutral = 1.0 if name.endswith(".weight") else 0.0  # of a norm, else a bias
     return np.float32(neutral) + unit * np.float32(0.1)
 
 

@@ -17,6 +17,8 @@ VOCAB_SIZE = {"llama3": 512, "qwen2": 512, "gpt2": 448, "llama2": 641, "gemma": 
 VOCAB_SIZE |= {"bert": 416, "t5": 448, "xlmr": 402, "qwen1": 704, "kimi": 752}
 # Those with a tokenizer.json; the rest are ranks alone.
 STYLES = tuple(style for style in VOCAB_SIZE if style not in ("qwen1", "kimi"))
+# Of single families, in their cases and checkpoints only.
+VOCAB_SIZE |= {"glm": 448, "internlm2": 640}
 BPE_STYLES = ("llama3", "qwen2", "gpt2", "llama2", "gemma")
 
 
@@ -57,7 +59,7 @@ class Case:
             "hidden_size": 64,
             "num_attention_heads": 2,
             "bos_token_id": 1,
-            "eos_token_id": [2, 3],
+            "eos_token_id": 2 if self.style == "internlm2" else [2, 3],  # it needs one
             "pad_token_id": 5,
         }
         if self.type_vocab_size is not None:
@@ -210,6 +212,40 @@ def _oldest_two_files(folder: Path) -> None:
     file.write_text(json.dumps(config))
 
 
+def _no_template(folder: Path) -> None:
+    """Neither an end nor what stands before a text: the converter fills in its own."""
+    edit(folder / "tokenizer.json", lambda document: document["post_processor"]["processors"].pop())
+    edit(folder / "tokenizer_config.json", lambda config: config.pop("eos_token"))
+
+
+def _described_elsewhere(folder: Path) -> None:
+    """The added tokens in tokenizer.json, of which the converter reads no more."""
+
+    def describe(config: dict[str, Any]) -> None:
+        named = config.pop("added_tokens_decoder")
+        added = [{"id": int(i), **token} for i, token in named.items()]
+        vocab = {"<unk>": 0, "a": 1, "b": 2, "ab": 3}
+        model = {"type": "BPE", "vocab": vocab, "merges": ["a b"], "byte_fallback": True}
+        document = {"model": model, "added_tokens": added}
+        (folder / "tokenizer.json").write_text(json.dumps(document))
+
+    edit(folder / "tokenizer_config.json", describe)
+
+
+def _config_gone(folder: Path) -> None:
+    (folder / "tokenizer_config.json").unlink()
+
+
+def _base_model(folder: Path) -> None:
+    """Nothing ends a turn."""
+
+    def rename(config: dict[str, Any]) -> None:
+        added = config["added_tokens_decoder"].values()
+        next(t for t in added if t["content"] == "<|im_end|>")["content"] = "<|im_stop|>"
+
+    edit(folder / "tokenizer_config.json", rename)
+
+
 CASES = {
     "llama3": Case("llama3", "LlamaForCausalLM"),
     "llama3-other-end": Case("llama3", "LlamaForCausalLM", _ends_with_other_token),
@@ -237,6 +273,12 @@ CASES = {
     "gpt2-two-files": Case("gpt2", "Starcoder2ForCausalLM", _two_files),
     "qwen2-two-files": Case("qwen2", "Qwen2ForCausalLM", _two_files),
     "qwen2-two-files-old": Case("qwen2", "Qwen2ForCausalLM", _oldest_two_files),
+    "glm": Case("glm", "GlmForCausalLM"),
+    "glm4": Case("glm", "Glm4ForCausalLM", _no_template),
+    "internlm2": Case("internlm2", "InternLM2ForCausalLM"),
+    "internlm2-json": Case("internlm2", "InternLM2ForCausalLM", _described_elsewhere),
+    "internlm2-base": Case("internlm2", "InternLM2ForCausalLM", _base_model),
+    "internlm2-alone": Case("internlm2", "InternLM2ForCausalLM", _config_gone),
     "mistral": Case("llama2", "MistralForCausalLM"),
     "gemma2": Case("gemma", "Gemma2ForCausalLM"),
     "gemma3": Case("gemma", "Gemma3ForCausalLM"),

@@ -10,9 +10,13 @@ from typing import Any
 from quantcli.architectures.architecture import Architecture
 from quantcli.architectures.cohere import COHERE
 from quantcli.architectures.config import show
+from quantcli.architectures.falcon import FALCON
 from quantcli.architectures.gemma import GEMMA2, GEMMA3
+from quantcli.architectures.glm import GLM, GLM4
+from quantcli.architectures.gpt2 import GPT2
 from quantcli.architectures.gpt_neox import GPT_NEOX
 from quantcli.architectures.granite import GRANITE
+from quantcli.architectures.internlm import INTERNLM2
 from quantcli.architectures.llama import LLAMA, MISTRAL, MIXTRAL
 from quantcli.architectures.nemotron import NEMOTRON
 from quantcli.architectures.olmo import OLMO2, OLMO3
@@ -30,7 +34,7 @@ __all__ = ["Architecture", "OutputTensor", "Wiring", "find", "find_wiring", "sup
 FAMILIES = (
     *(LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN2_MOE, QWEN3_MOE, GEMMA2, GEMMA3),
     *(SMOLLM3, PHI3, OLMO2, GRANITE, COHERE, STABLELM, STARCODER2, GPT_NEOX),
-    *(NEMOTRON, OLMO3),
+    *(NEMOTRON, OLMO3, GPT2, FALCON, GLM, GLM4, INTERNLM2),
 )
 
 _BY_CLASS = {name: family for family in FAMILIES for name in family.classes}
@@ -59,9 +63,9 @@ def find_wiring(gguf: object) -> Wiring:
     found = wirings.get(gguf) if isinstance(gguf, str) else None
     if found is None:
         raise UnsupportedError(
-            f"architecture {show(gguf)} has no forward pass here (there is one for"
-            f" {', '.join(wirings)}): it cannot be calibrated or evaluated, converting it without"
-            " works where `quantcli list architectures` names it"
+            f"architecture {show(gguf)} has no forward pass here (`quantcli list architectures`"
+            " names those that have one): it cannot be calibrated or evaluated, converting it"
+            " without works"
         )
     return found
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from quantcli.architectures.config import Config, bad, show
+from quantcli.architectures.config import UINT32_MAX, Config, bad, show
 from quantcli.architectures.rope import RopeStyle, frequency_factors, long_factors
 from quantcli.architectures.tensors import OutputTensor, Shape, SourceTensors, Tensor
 from quantcli.architectures.wiring import Wiring
@@ -26,7 +26,8 @@ HEAD = Tensor("output", "lm_head", ("vocab_size", "hidden_size"))
 
 @dataclass(frozen=True)
 class Parameter:
-    """One GGUF key "<arch>.<key>" and the config.json key that holds its value.
+    """One GGUF key "<arch>.<key>" and the config.json key that holds its value; of a count it may
+    be an expression of keys, as in a shape.
 
     An optional one is left out when neither the file nor the defaults have a value; `unless`
     names a key and the value of it that leaves this one out. `zero`: no value is written as 0.
@@ -50,7 +51,10 @@ class Parameter:
         if self.dtype is bool:
             return config.flag(self.source)
         if self.dtype is np.uint32:
-            return np.uint32(config.count(self.source))
+            size = config.size(self.source)
+            if size > UINT32_MAX:
+                raise bad(f"{self.source} = {size} is too large")
+            return np.uint32(size)
         return np.float32(config.number(self.source))
 
 
@@ -61,10 +65,13 @@ class Architecture:
     classes: Hugging Face class names; gguf: general.architecture; parameters, constants, computed:
     "<arch>.*" keys, from one config key each, with fixed values, made of several; block: the
     tensors of each block; defaults: of the configuration class; aliases: another name that a config
-    key may have, by that key; head: None if the runtime reads the embedding instead, whatever the
-    file holds; accepts: the only values of a config key that llama.cpp computes (absent is fine);
-    checks: what a table cannot say; ignores: parts of source names that stay out; tokenizer:
-    constant tokenizer.* keys; wiring: of the forward pass, where there is one.
+    key may have, by that key; derived: keys that the other keys make, whatever the file says; head:
+    None if the runtime reads the embedding instead, whatever the file holds; accepts: the only
+    values of a config key that llama.cpp computes (absent is fine); checks: what a table cannot
+    say; ignores: parts of source names that stay out; prefix: of source names, which a checkpoint
+    may have or lack and the tables leave out; rope: None where nothing turns; positions: the table
+    of learned positions, where there is one; tokenizer: constant tokenizer.* keys; wiring: of the
+    forward pass, where there is one.
     """
 
     name: str
@@ -74,10 +81,13 @@ class Architecture:
     block: tuple[Tensor, ...]
     defaults: Mapping[str, Any]
     aliases: Mapping[str, str] = field(default_factory=dict)
+    derived: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
     constants: Metadata = field(default_factory=dict)
     computed: Mapping[str, Callable[[Config], Any]] = field(default_factory=dict)
-    rope: RopeStyle = field(default_factory=RopeStyle)
+    rope: RopeStyle | None = field(default_factory=RopeStyle)
+    prefix: str = ""
     embedding: Tensor = EMBEDDING
+    positions: Tensor | None = None
     final_norm: Tensor = FINAL_NORM
     head: Tensor | None = HEAD
     accepts: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
@@ -100,8 +110,8 @@ class Architecture:
                 keys[f"{self.gguf}.{parameter.key}"] = value
         keys |= {f"{self.gguf}.{key}": value for key, value in self.constants.items()}
         keys |= {f"{self.gguf}.{key}": make(checked) for key, make in self.computed.items()}
-        for key, value in self.rope.metadata(checked).items():
-            keys[f"{self.gguf}.rope.{key}"] = value
+        turning = self.rope.metadata(checked) if self.rope else {}
+        keys |= {f"{self.gguf}.rope.{key}": value for key, value in turning.items()}
         return keys
 
     def tensors(self, config: Mapping[str, Any], shapes: Mapping[str, Shape]) -> list[OutputTensor]:
@@ -111,14 +121,16 @@ class Architecture:
         with the config, UnsupportedError for one that has no place in the GGUF.
         """
         checked = self._read(config)
-        source = SourceTensors(checked, shapes, self.ignores)
+        source = SourceTensors(checked, shapes, self.ignores, self.prefix)
         n_blocks = checked.count("num_hidden_layers")
         source.check_blocks(self.block[0], n_blocks)
         embedding = source.take(self.embedding)
+        positions = source.take(self.positions) if self.positions else []
         blocks = [
             made
             for number in range(n_blocks)
             for tensor in self.block
+            if tensor.when is None or tensor.when(checked)
             for made in source.take(tensor, number)
         ]
         final = source.take(self.final_norm)
@@ -126,9 +138,11 @@ class Architecture:
         source.check_nothing_left(self.gguf)
         # Last, when the tensors have confirmed head_dim.
         rope = self._rope_factors(checked)
-        return [*embedding, *rope, *blocks, *final, *head]
+        return [*embedding, *positions, *rope, *blocks, *final, *head]
 
     def _rope_factors(self, config: Config) -> list[OutputTensor]:
+        if self.rope is None:
+            return []
         rope = self.rope.read(config)
         factors = frequency_factors(rope, config.count("head_dim"))
         named = long_factors(rope) if factors is None else {"rope_freqs": factors}
@@ -152,7 +166,7 @@ class Architecture:
 
     def _read(self, config: Mapping[str, Any]) -> Config:
         """The config after every check that needs no tensor."""
-        checked = Config(config, self.defaults, self.aliases)
+        checked = Config(config, self.defaults, self.aliases, self.derived)
         for key, allowed in self.accepts.items():
             value = checked.get(key)
             if value is not None and value not in allowed:

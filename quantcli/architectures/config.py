@@ -5,14 +5,14 @@ published files rely on it. A key that is present but null has no value, as in t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from quantcli.errors import BadInputError
 
-_UINT32_MAX = 2**32 - 1
+UINT32_MAX = 2**32 - 1
 
 # What the configuration classes compute for a key without value: another key, or a division.
 _DERIVED = {
@@ -30,14 +30,20 @@ class Config:
         values: Mapping[str, Any],
         defaults: Mapping[str, Any],
         aliases: Mapping[str, str] | None = None,
+        derived: Mapping[str, Callable[["Config"], Any]] | None = None,
     ) -> None:
-        """defaults: values of keys the file leaves out; aliases: other names that come first."""
+        """defaults: values of keys the file leaves out; aliases: other names that come first;
+        derived: what the file's other keys make of a key, whatever it says.
+
+        Raises BadInputError, from `derived`.
+        """
         text = values.get("text_config")  # multimodal files keep the language model's keys inside
         given = {**values, **(text if isinstance(text, Mapping) else {})}
         for key, other in (aliases or {}).items():
             if given.get(other) is not None:
                 given[key] = given[other]
         self._values = {**defaults, **given}
+        self._values |= {key: make(self) for key, make in (derived or {}).items()}
 
     def get(self, key: str) -> Any:
         """The value as the file or the defaults have it, else None. Unchecked."""
@@ -51,7 +57,7 @@ class Config:
         if self.get(key) is None and key in _DERIVED:
             return self._derived(key, _DERIVED[key])
         value = self._required(key)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= _UINT32_MAX:
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= UINT32_MAX:
             raise bad(f"{key} = {show(value)}, expected a whole number above zero")
         return value
 

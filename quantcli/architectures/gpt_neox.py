@@ -4,7 +4,7 @@ import numpy as np
 
 from quantcli.architectures.architecture import Architecture, Parameter
 from quantcli.architectures.config import Config
-from quantcli.architectures.layers import LAYER_EPS, LENGTHS
+from quantcli.architectures.layers import LAYER_EPS, lengths_without
 from quantcli.architectures.rope import RopeStyle
 from quantcli.architectures.tensors import Tensor
 from quantcli.architectures.wiring import FUSED, Wiring, folds_without
@@ -24,7 +24,7 @@ GPT_NEOX = Architecture(
     classes=("GPTNeoXForCausalLM",),
     gguf="gptneox",
     parameters=(
-        *(length for length in LENGTHS if length.source != "num_key_value_heads"),
+        *lengths_without("attention.head_count_kv"),
         LAYER_EPS,
         Parameter("use_parallel_residual", "use_parallel_residual", bool),
     ),

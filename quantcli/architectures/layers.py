@@ -1,9 +1,11 @@
 """Tables that most decoder families share. An entry may use them, extend them or write its own."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from quantcli.architectures.architecture import Parameter
-from quantcli.architectures.config import Config, bad
+from quantcli.architectures.config import Config, bad, show
 from quantcli.architectures.tensors import Tensor
 from quantcli.errors import UnsupportedError
 
@@ -22,6 +24,29 @@ RMS_EPS = Parameter("attention.layer_norm_rms_epsilon", "rms_norm_eps", np.float
 LAYER_EPS = Parameter("attention.layer_norm_epsilon", "layer_norm_eps", np.float32)
 
 SIZES = (*LENGTHS, RMS_EPS)
+
+
+def lengths_without(*keys: str) -> tuple[Parameter, ...]:
+    """LENGTHS but for these GGUF keys."""
+    return tuple(length for length in LENGTHS if length.key not in keys)
+
+
+def fourfold_mlp(key: str) -> Callable[[Config], None]:
+    """A check: refuse an inner size that the converter, which writes 4 hidden_size, does not see.
+
+    key: of config.json. What it returns raises UnsupportedError.
+    """
+
+    def check(config: Config) -> None:
+        given, computed = config.get(key), config.size("4*hidden_size")
+        if given not in (None, computed):
+            raise UnsupportedError(
+                f"config.json: {key} = {show(given)} is not supported for this family (llama.cpp"
+                f" computes 4*hidden_size = {computed})"
+            )
+
+    return check
+
 
 HEAD_DIM = (
     Parameter("attention.key_length", "head_dim"),

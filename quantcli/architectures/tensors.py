@@ -24,7 +24,10 @@ class Tensor:
     number of heads whose rows change from rotate-half order to the adjacent pairs that ggml's
     rope turns; order: numbers of the source rows in their new order; add: added to every value
     (Gemma's norms multiply by 1 + weight); experts: the key with the number of experts, whose
-    matrices of that shape are stacked (their number is the second "{}" of `source`).
+    matrices of that shape are stacked (their number is the second "{}" of `source`);
+    transposed: the checkpoint holds the transpose of the weight (GPT-2's Conv1D); when: whether a
+    config has it, None: all do; whole: the number of rows of the source where `order` takes some
+    of them, and other tensors the others.
     """
 
     gguf: str
@@ -35,6 +38,9 @@ class Tensor:
     order: Callable[[Config], np.ndarray] | None = None
     add: float = 0.0
     experts: str = ""
+    transposed: bool = False
+    when: Callable[[Config], bool] | None = None
+    whole: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +49,9 @@ class OutputTensor:
 
     Take `source` (or the generated float32 `data`, or the matrices `stack`, one on the other:
     `shape` is (matrices, rows, columns) then), reorder rows so that row i is source row
-    rows[i], add `add` in float32. `must_equal` names another source tensor that has to hold the
-    same bytes: llama.cpp reads this one where transformers reads the other.
+    rows[i] (there may be more, which other tensors take), add `add` in float32. `must_equal` names
+    another source tensor that has to hold the same bytes: llama.cpp reads this one where
+    transformers reads the other. `transposed`: row i is column i of the source.
     """
 
     name: str
@@ -55,6 +62,7 @@ class OutputTensor:
     data: np.ndarray | None = None
     must_equal: str | None = None
     stack: tuple[str, ...] = ()
+    transposed: bool = False
 
     @property
     def sources(self) -> tuple[str, ...]:
@@ -65,14 +73,24 @@ class OutputTensor:
 class SourceTensors:
     """The tensors of one checkpoint under the names that the family's own classes use."""
 
-    def __init__(self, config: Config, shapes: Mapping[str, Shape], ignores: Iterable[str]) -> None:
-        """`ignores`: substrings of names to leave out. Raises BadInputError for a name twice."""
+    def __init__(
+        self,
+        config: Config,
+        shapes: Mapping[str, Shape],
+        ignores: Iterable[str],
+        prefix: str = "",
+    ) -> None:
+        """`ignores`: substrings of names to leave out; `prefix`: see Architecture.prefix.
+
+        Raises BadInputError for a name twice.
+        """
         self._config = config
         self._shapes = shapes
         self._original: dict[str, str] = {}
+        self._shared: dict[str, str] = {}  # taken, but for some of their rows
         for original in shapes:
             # Multimodal files nest the language model: "model.language_model.layers.0...".
-            name = original.replace("language_model.", "")
+            name = original.replace("language_model.", "").removeprefix(prefix)
             if name.endswith(_BUFFERS) or any(part in name for part in ignores):
                 continue
             if name in self._original:
@@ -110,7 +128,7 @@ class SourceTensors:
         source, gguf = tensor.source.format(block), tensor.gguf.format(block)
         taken = [self._one(tensor, f"{source}.weight", f"{gguf}.weight", tensor.shape)]
         if tensor.bias or (tensor.bias is None and self.has(f"{source}.bias")):
-            bias = replace(tensor, add=0.0)
+            bias = replace(tensor, add=0.0, transposed=False)
             taken.append(self._one(bias, f"{source}.bias", f"{gguf}.bias", tensor.shape[:1]))
         return taken
 
@@ -136,12 +154,18 @@ class SourceTensors:
 
     def _one(self, tensor: Tensor, source: str, gguf: str, sizes: tuple[str, ...]) -> OutputTensor:
         original = self._original.pop(source, None)
+        if tensor.whole and original is not None:
+            self._shared[source] = original
+        original = original or self._shared.get(source)
         if original is None:
             raise BadInputError(f"tensor {source!r} is missing from the checkpoint")
-        expected = tuple(self._config.size(size) for size in sizes)
+        shape = tuple(self._config.size(size) for size in sizes)
+        sizes = (tensor.whole or sizes[0], *sizes[1:])
+        made = tuple(self._config.size(size) for size in sizes)
+        expected = made[::-1] if tensor.transposed else made
         if tuple(self._shapes[original]) != expected:
             implied = ", ".join(
-                f"{size} = {value}" for size, value in zip(sizes, expected, strict=True)
+                f"{size} = {value}" for size, value in zip(sizes, made, strict=True)
             )
             raise BadInputError(
                 f"tensor {show(original)} has shape {show(tuple(self._shapes[original]))},"
@@ -149,10 +173,10 @@ class SourceTensors:
             )
         rows = None
         if tensor.heads:
-            rows = _paired_rows(expected[0], self._config.count(tensor.heads))
+            rows = _paired_rows(made[0], self._config.count(tensor.heads))
         elif tensor.order:
             rows = tensor.order(self._config)
-        return OutputTensor(gguf, expected, original, rows, tensor.add)
+        return OutputTensor(gguf, shape, original, rows, tensor.add, transposed=tensor.transposed)
 
 
 @lru_cache(maxsize=16)

@@ -86,7 +86,9 @@ class Wiring:
     others a window (0: all see all); window: its length unless the file says; local_rope: sliding
     blocks rotate unscaled, with a base of their own; local_base: that base unless the file says,
     None: that of the other blocks; attention_cap, logit_cap: soft caps unless the file says, 0
-    none, None never; mixture: of experts in place of the mlp, if the file has some.
+    none, None never; mixture: of experts in place of the mlp, if the file has some; positions: a
+    learned vector for each place in the window is added to the scaled embedding; with_tensor: the
+    wiring of files whose blocks have a tensor of that name, in place of this one.
     """
 
     rope: str
@@ -114,3 +116,5 @@ class Wiring:
     attention_cap: float | None = None
     logit_cap: float | None = None
     mixture: Mixture | None = None
+    positions: bool = False
+    with_tensor: Mapping[str, "Wiring"] = field(default_factory=dict)

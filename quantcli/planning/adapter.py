@@ -159,6 +159,7 @@ def _factors(adapter: Adapter, origins: Sequence[OutputTensor]) -> Iterator[Fact
             yield Factor(f"{origin.name}.lora_a", update.a, a[::-1], transposed=True)
         else:
             yield Factor(f"{origin.name}.lora_a", update.a, a)
+        b = b if origin.rows is None else (len(origin.rows), *b[1:])
         yield Factor(f"{origin.name}.lora_b", update.b, b, factor, origin.rows)
 
 

@@ -46,6 +46,7 @@ def check_places(adapters: Sequence[Adapter], origins: Sequence[OutputTensor]) -
         UnsupportedError: naming the adapter and the tensor.
     """
     places = {name for origin in origins for name in origin.sources}
+    transposed = {o.source for o in origins if o.transposed}
     shared = {name for o in origins if o.must_equal for name in (o.source, o.must_equal)}
     if not any(origin.name == "output.weight" for origin in origins):
         shared |= {o.source for o in origins if o.name == "token_embd.weight"}
@@ -55,6 +56,11 @@ def check_places(adapters: Sequence[Adapter], origins: Sequence[OutputTensor]) -
                 raise UnsupportedError(
                     f"{adapter.id}: changes {name!r}, which is embedding and output head in one:"
                     " an adapter of one of them cannot be merged; save the merged model instead"
+                )
+            if name in transposed:
+                raise UnsupportedError(
+                    f"{adapter.id}: changes {name!r}, which the base stores transposed: merge the"
+                    " adapter with PEFT"
                 )
             if name not in places:
                 raise UnsupportedError(

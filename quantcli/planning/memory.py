@@ -28,6 +28,7 @@ PARSING_BYTES = 1700  # per token, while the tokenizer is read
 TOKEN_BYTES = 300  # per token, kept as metadata
 NOTE_BYTES = 200
 SUM_BYTES = 12  # per column of an expert: a sum of squares, and what it becomes in the imatrix
+HOLES = 5 / 4  # what experts see are small arrays of all sizes, which leave holes in the heap
 LARGEST_BYTES = 34 / 32  # per weight, of Q8_0
 STRIP_ARRAYS = 6  # of float32, in which GPTQ works on a strip of rows
 
@@ -63,7 +64,8 @@ def calibration_memory(
     n_embd = shapes["token_embd.weight"][-1]
     widest = max(max(shape) for name, shape in shapes.items() if name.startswith("blk."))
     stacks = [shape for shape in shapes.values() if len(shape) == 3]
-    routed = experts_used * (n_embd + max((shape[-1] for shape in stacks), default=0))
+    seen = experts_used * (n_embd + max((shape[-1] for shape in stacks), default=0))
+    routed = math.ceil(HOLES * seen)
     tiles = (threads + 1) * (3 * n_embd + widest + routed) + threads * 3 * widest
     hidden = min(4 * tokens * n_embd, IN_MEMORY)
     working = 4 * max(blocks.values()) + hidden + 4 * TILE_TOKENS * tiles

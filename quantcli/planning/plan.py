@@ -22,6 +22,7 @@ from quantcli.methods.awq import left_out
 from quantcli.methods.pieces import PIECE_WEIGHTS
 from quantcli.model import CheckpointModel, stacked
 from quantcli.planning.file import PlannedFile, PlannedTensor
+from quantcli.planning.held import held_bytes
 from quantcli.planning.job import Job, check_stream
 from quantcli.planning.lora import (
     lora_memory,
@@ -95,6 +96,7 @@ class Plan:
         merging = lora_memory(self.adapters, self.job.threads)
         if self.job.stream:
             merging += stream_memory(self.job.threads, self.weights)
+            merging += held_bytes(self.origins, self.checkpoint.tensors)
         if self.calibration is None:
             return needed + merging
         shapes = {origin.name: origin.shape for origin in self.origins}
@@ -196,7 +198,7 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     tokens = 0
     if calibration is not None:
         model = CheckpointModel(source.checkpoint, source.origins, metadata)
-        read_hyperparameters(metadata)  # refuses what has no forward pass
+        read_hyperparameters(metadata, model.shapes)  # refuses what has no forward pass
         made = blank_imatrix(model, calibration, tokens=job.most_tokens, name=ON_THE_FLY)
         metadata["quantcli.calibration.sha256"] = calibration.sha256
         tokens = made.chunks * made.chunk_size
@@ -253,7 +255,7 @@ def _unfolded(job: Job, model: CheckpointModel) -> list[str]:
     """Inputs that a method that folds has to leave as they are."""
     if not method_info(job.method).folds:
         return []
-    sizes = read_hyperparameters(model.metadata)
+    sizes = read_hyperparameters(model.metadata, model.shapes)
     return [
         f"{job.method}: the input of {site!r} is not scaled: {reason}"
         for site, reason in left_out(sizes, tied=head_name(model) != HEAD)

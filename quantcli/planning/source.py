@@ -77,15 +77,24 @@ def _checkpoint(job: Job, weights: bool, progress: Progress | None) -> Source:
     for origin in origins:
         for source in origin.sources:
             checkpoint.weight(source)
-    if job.stream and any(origin.stack for origin in origins):
-        raise UnsupportedError(
-            f"--stream is not there for mixtures of experts yet ({architecture.name}): leave it out"
-        )
+    if job.stream:
+        _check_streamed(architecture.name, origins)
     check_places(adapters, origins)
     metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
     metadata |= lora_metadata(adapters)
     warnings += [*_twice(checkpoint), *lora_warnings(adapters, checkpoint)]
     return Source(checkpoint, architecture.name, origins, metadata, warnings, adapters=adapters)
+
+
+def _check_streamed(family: str, origins: list[OutputTensor]) -> None:
+    """Raises UnsupportedError unless each output is made of one tensor, and each of these once."""
+    if any(origin.stack for origin in origins):
+        what = "mixtures of experts"
+    elif max(Counter(source for o in origins for source in o.sources).values()) > 1:
+        what = "tensors that are split"
+    else:
+        return
+    raise UnsupportedError(f"--stream is not there for {what} yet ({family}): leave it out")
 
 
 def _twice(checkpoint: Checkpoint) -> list[str]:

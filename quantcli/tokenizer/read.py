@@ -11,9 +11,16 @@ from quantcli.tokenizer.chat_template import chat_templates
 from quantcli.tokenizer.described import Files, described_tokens
 from quantcli.tokenizer.documents import Source, read_bytes, read_object
 from quantcli.tokenizer.encoder import build_encoder
+from quantcli.tokenizer.internlm import (
+    chat_end,
+    internlm2_pieces,
+    internlm2_tokens,
+    is_internlm2,
+)
 from quantcli.tokenizer.pre_tokenizer import check_name, known_name, split_name
 from quantcli.tokenizer.sentencepiece import NAMES, SentencePiece, read_sentencepiece
 from quantcli.tokenizer.special_tokens import (
+    class_ids,
     missing_ids,
     normalizer_keys,
     special_tokens,
@@ -89,6 +96,8 @@ def read_tokenizer(source: Source, vocab_size: int, pre_tokenizer: str | None = 
         **chat_templates(source, tokenizer_config),
         **_llama_extras(source.config, tokenizer_config, vocab_size),
     }
+    metadata |= class_ids(source.config, document or {}, metadata)
+    metadata |= chat_end(files, vocab_size)
     before, after = surrounding_ids((document or {}).get("post_processor"))
     known = {"bos": before[0] if before else None, "eos": after[-1] if after else None, **known}
     if kind == "WordPiece":
@@ -160,14 +169,19 @@ def _sentencepiece(
         raise _missing(files.source, files.tokenizer_config)
     if found.unigram:
         return unigram_metadata(files, found, name or NAME, vocab_size)
-    added = described_tokens(files, 0 if name is None else len(found.pieces))
+    own = is_internlm2(files.source.config)  # the converter's class goes its own way
+    if own:
+        found, added = internlm2_pieces(found), internlm2_tokens(files)
+    else:
+        added = described_tokens(files, 0 if name is None else len(found.pieces))
+    prefix = found.add_dummy_prefix
     tokens = sentencepiece_tokens(found.pieces, added, vocab_size)
     return {
         f"{GGML}.model": "llama",
         f"{GGML}.pre": "default",
         **vocabulary_metadata(tokens),
         f"{GGML}.scores": scores(tokens),
-        **({} if found.add_dummy_prefix else {f"{GGML}.add_space_prefix": False}),
+        **({f"{GGML}.add_space_prefix": prefix} if own or not prefix else {}),
     }, {}
 
 

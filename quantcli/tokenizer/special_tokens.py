@@ -32,6 +32,12 @@ DEFAULT_IDS = {
     "bert": {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
     "t5": {"eos": 1, "unk": 2, "pad": 0},
 }
+# Tokens that the converter's classes of a family know by their text, where no file names them.
+_GLM = {"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>"}
+CLASS_TOKENS: Mapping[str, Mapping[str, str]] = {
+    "GlmForCausalLM": _GLM,
+    "Glm4ForCausalLM": {**_GLM, "bos": "<|endoftext|>"},
+}
 ADD_KINDS = ("bos", "eos", "sep")
 SURROUNDING_LIMIT = 64
 LOWERCASE = "tokenizer.ggml.normalizer.lowercase"
@@ -89,6 +95,18 @@ def missing_ids(metadata: dict[str, Any], known: Mapping[str, int | None]) -> di
         for kind, token_id in known.items()
         if token_id is not None and keys[kind] not in metadata and token_id != defaults.get(kind)
     }
+
+
+def class_ids(
+    config: dict[str, Any], document: dict[str, Any], metadata: dict[str, Any]
+) -> dict[str, Any]:
+    """Keys that `metadata` lacks, of tokens that the model's class knows by their text."""
+    classes = config.get("architectures")
+    name = classes[0] if isinstance(classes, list) and classes else None
+    texts = CLASS_TOKENS.get(name, {}) if isinstance(name, str) else {}
+    ids = {token["content"]: token["id"] for token in reversed(document.get("added_tokens") or [])}
+    keys = {f"tokenizer.ggml.{ID_KEYS[kind]}": ids.get(text) for kind, text in texts.items()}
+    return {k: np.uint32(i) for k, i in keys.items() if i is not None and k not in metadata}
 
 
 def normalizer_keys(normalizer: object) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """The sizes of a model, read from GGUF metadata that nobody has checked yet."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,13 +59,16 @@ class Hyperparameters:
         return len(self.windows)
 
 
-def read_hyperparameters(metadata: Mapping[str, Any]) -> Hyperparameters:
-    """Read and check the "<arch>.*" keys.
+def read_hyperparameters(metadata: Mapping[str, Any], tensors: Collection[str]) -> Hyperparameters:
+    """Read and check the "<arch>.*" keys; tensors: the names of all.
 
     Raises UnsupportedError (no wiring, or a variant that is not computed), BadInputError (a key
     missing or without meaning).
     """
     wiring = find_wiring(metadata.get("general.architecture"))
+    for name, other in wiring.with_tensor.items():
+        if f"blk.0.{name}.weight" in tensors:
+            wiring = other
     keys = _Keys(metadata)
     n_block = keys.count("block_count")
     n_embd, n_head = keys.count("embedding_length"), keys.count("attention.head_count")

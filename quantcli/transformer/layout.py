@@ -13,6 +13,7 @@ Shape = tuple[int, ...]
 
 EMBEDDING, OUTPUT_NORM, HEAD = "token_embd.weight", "output_norm.weight", "output.weight"
 OUTPUT_NORM_BIAS = "output_norm.bias"
+POSITIONS = "position_embd.weight"
 # One set of factors, or one for windows within the original context and one for longer ones.
 ROPE_FACTORS = "rope_freqs.weight"
 ROPE_SHORT, ROPE_LONG = "rope_factors_short.weight", "rope_factors_long.weight"
@@ -30,15 +31,14 @@ def check_tensors(model: Model, sizes: Hyperparameters) -> None:
     }
     if sizes.wiring.norm_bias:
         required[OUTPUT_NORM_BIAS] = (sizes.n_embd,)
+    if sizes.wiring.positions:
+        required[POSITIONS] = (sizes.n_ctx, sizes.n_embd)
     optional: dict[str, Shape] = {HEAD: (n_vocab, sizes.n_embd)}
     for factors in (ROPE_FACTORS, ROPE_SHORT, ROPE_LONG):
         optional[factors] = (sizes.n_rot // 2,)
     for number in range(sizes.n_block):
         required |= {f"blk.{number}.{name}": shape for name, shape in _block(sizes)}
         optional |= {f"blk.{number}.{name}": shape for name, shape in _biases(sizes)}
-    for name in required:
-        if name not in model.shapes:
-            raise BadInputError(f"tensor {name!r} is missing: the forward pass needs it")
     for name, shape in model.shapes.items():
         expected = required.get(name) or optional.get(name)
         if expected is None:
@@ -50,6 +50,10 @@ def check_tensors(model: Model, sizes: Hyperparameters) -> None:
             raise BadInputError(
                 f"tensor {name!r} has shape {tuple(shape)}, but the metadata says {expected}"
             )
+    # Last: where rows are fused or split in another way, what is there tells more than what is not.
+    for name in required:
+        if name not in model.shapes:
+            raise BadInputError(f"tensor {name!r} is missing: the forward pass needs it")
 
 
 def rope_factors(model: Model, sizes: Hyperparameters, n_ctx: int) -> np.ndarray | None:

@@ -25,6 +25,7 @@ from quantcli.transformer.block import (
 from quantcli.transformer.hyperparameters import read_hyperparameters
 from quantcli.transformer.layout import (
     EMBEDDING,
+    POSITIONS,
     check_tensors,
     head_name,
     output_norm,
@@ -59,7 +60,7 @@ class Transformer:
             raise UsageError(f"activations {activations!r} is not one of {', '.join(ROUNDINGS)}")
         self._model, self._threads = model, threads
         self._rounding = ROUNDINGS[activations]
-        self.sizes = read_hyperparameters(model.metadata)
+        self.sizes = read_hyperparameters(model.metadata, model.shapes)
         check_tensors(model, self.sizes)
         self._head = head_name(model)
         self._kept: dict[int, np.ndarray] = {}
@@ -153,10 +154,16 @@ class Transformer:
 
     def embed(self, tokens: np.ndarray, rows: slice, table: np.ndarray, x: np.ndarray) -> None:
         """Fill x [n_windows, n_ctx, n_embd] where a token is one of `rows`, of values table."""
+        places = None
+        if self.sizes.wiring.positions:
+            places = self._model.rows(POSITIONS, slice(tokens.shape[1]))
         for tile in tiles(*tokens.shape):
             ids = tokens[tile] - rows.start
             here = (ids >= 0) & (ids < len(table))
-            x[tile][here] = table[ids[here]] * np.float32(self.sizes.embedding_scale)
+            found = table[ids[here]] * np.float32(self.sizes.embedding_scale)
+            if places is not None:
+                found += places[np.nonzero(here)[1]]
+            x[tile][here] = found
 
     def load(self, number: int, n_ctx: int, pool: ThreadPoolExecutor) -> Block:
         """A block with its weights, for windows of n_ctx tokens."""
@@ -204,6 +211,7 @@ class Transformer:
             if tap is not None:
                 for site, values in captured:
                     tap(site, values)
+                captured.clear()  # or it is kept while the next tile is waited for
             progress.advance(x[tile].nbytes)
 
     def rope_table(self, number: int, n_ctx: int) -> np.ndarray:

@@ -36,10 +36,11 @@ import transformers  # type: ignore[import-not-found, unused-ignore]  # noqa: E4
 from conversion.base import TextModel  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 from tiny_models import VARIANTS, build  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 
-PRE_TOKENIZERS = {"llama3": "llama-bpe", "qwen2": "qwen2", "gpt2": "gpt-2"}
-# Families of which the converter reads a key that this version of transformers renames: it gets
-# config.json as it is, as it does for classes that transformers does not know.
-RAW_CONFIGS = ("gpt_neox",)
+PRE_TOKENIZERS = {"llama3": "llama-bpe", "qwen2": "qwen2", "gpt2": "gpt-2", "glm": "llama-bpe"}
+# Families of which the converter reads a key that this version of transformers renames, or fills
+# in (Falcon's num_kv_heads): it gets config.json as it is, as it does for classes that transformers
+# does not know.
+RAW_CONFIGS = ("gpt_neox", "falcon")
 OUT_TYPES = ("f32", "bf16")
 PACKAGES = ("numpy", "sentencepiece", "tokenizers", "torch", "transformers")
 

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 from tiny_tokenizers import DATA, text
 
 MODELS = {"llama2": "tokenizer.model", "gemma": "tokenizer.model", "t5": "spiece.model"}
+MODELS |= {"internlm2": "tokenizer.model"}
 MORE = (
     "  two  spaces   three ",
     "\t\ttabs \r\n\n\n",

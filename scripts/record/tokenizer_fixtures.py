@@ -53,6 +53,11 @@ TURNS = (
     "+ '<end_of_turn>\n' }}{% endfor %}"
 )
 
+ROLES = (
+    "[gMASK]<sop>{% for m in messages %}<|{{ m['role'] }}|>\n{{ m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
 
 def special(content: str) -> AddedToken:
     return AddedToken(content, special=True, normalized=False)
@@ -409,7 +414,67 @@ def kimi() -> None:
     ranks("kimi", "tiktoken.model", config)
 
 
-BUILDERS = (llama3, qwen2, gpt2, llama2, gemma, bert, t5, xlmr, qwen1, kimi)
+def glm() -> None:
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA3), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    train_byte_level(tokenizer, 436)
+    names = ["<|endoftext|>", "[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>"]
+    names += [f"<|{role}|>" for role in ("system", "user", "assistant", "observation")]
+    tokenizer.add_tokens([special(name) for name in names])
+    first = ("[gMASK]", "<sop>")
+    template = processors.TemplateProcessing(
+        single="[gMASK]:0 <sop>:0 $A:0",
+        pair="[gMASK]:0 <sop>:0 $A:0 $B:1",
+        special_tokens=[(name, tokenizer.token_to_id(name)) for name in first],
+    )
+    processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.post_processor = processors.Sequence([processor, template])
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "added_tokens_decoder": added_tokens_decoder(tokenizer),
+        "eos_token": "<|endoftext|>",
+        "pad_token": "<|endoftext|>",
+        "chat_template": ROLES,
+    }
+    write("glm", tokenizer, {"tokenizer_config.json": config})
+
+
+def internlm2() -> None:
+    """A model file with pieces that wait for a use, and what a chat model makes of them."""
+    spare = [f"[UNUSED_TOKEN_{i}]" for i in range(6)]
+    lines = TEXT.read_text("utf-8").splitlines()
+    model = train_sentencepiece("internlm2", lines, 640, user_defined_symbols=["<nul>", *spare])
+    for piece in model.pieces:  # the trainer takes no such symbol
+        piece.piece = "\0" if piece.piece == "<nul>" else piece.piece
+    folder = DATA / "internlm2"
+    (folder / "tokenizer.model").write_bytes(model.SerializeToString())
+    start = next(i for i, piece in enumerate(model.pieces) if piece.piece == spare[0])
+    names = {0: "<unk>", 1: "<s>", 2: "</s>", start + 2: "<|im_start|>", start + 3: "<|im_end|>"}
+    added: dict[str, object] = {
+        str(i): {"content": name, "special": True} for i, name in names.items()
+    }
+    added[str(start + 4)] = {"content": "<|tool▁use|>", "special": False}
+    code = ["tokenization_internlm2.InternLM2Tokenizer", None]
+    config = {
+        "tokenizer_class": "InternLM2Tokenizer",
+        "auto_map": {"AutoTokenizer": code},
+        "added_tokens_decoder": added,
+        "add_bos_token": True,
+        "bos_token": "<s>",
+        "eos_token": "</s>",
+        "pad_token": "</s>",
+        "unk_token": "<unk>",
+        "chat_template": CHATML,
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False) + "\n")
+
+
+BUILDERS = (llama3, qwen2, gpt2, llama2, gemma, bert, t5, xlmr, qwen1, kimi, glm, internlm2)
 
 if __name__ == "__main__":
     wanted = sys.argv[1:]
