@@ -35,7 +35,7 @@ def why_unlike(family: str, sample: str) -> str | None:
         return "it puts a space before a space, too, and after every control token"
     added = found["tokenizer.json"]["added_tokens"]
     if sample == found["special"] and any(token["lstrip"] or token["rstrip"] for token in added):
-        return "added tokens take no spaces with them, but under the name of Phi-3"
+        return "added tokens take no spaces with them, but in files whose name has a phi-3"
     if '"WhitespaceSplit"' in steps and "\u0085" in sample:
         return "U+0085 is no space"
     return None
