@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,11 @@ from tokenizer_source import FolderSource
 from quantcli.errors import UnsupportedError
 from quantcli.tokenizer import pre_tokenizer, read_tokenizer
 from quantcli.tokenizer.bpe import parse_bpe
+from quantcli.tokenizer.described import Files
 from quantcli.tokenizer.pre_tokenizer import CONTRACTIONS, GPT2_WORDS, splitting, table
+from quantcli.tokenizer.sentencepiece import read_sentencepiece
+from quantcli.tokenizer.unigram import unigram_metadata
+from quantcli.tokenizer.vocabulary import Token, TokenType
 
 GGML = "tokenizer.ggml"
 LLAMA3 = table().splits[0].steps[0]
@@ -58,6 +63,22 @@ def test_a_known_fingerprint_decides(tmp_path: Path, monkeypatch: pytest.MonkeyP
     metadata = read(tmp_path, "gpt2")
     assert metadata[f"{GGML}.pre"] == next(iter(table().hashes.values()))
     assert f"{GGML}.add_bos_token" not in metadata
+
+
+def test_a_fingerprint_is_overruled_where_words_are_taken_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Llama 3's first tokenizer.json has the fingerprint of smaug-bpe, which splits alike."""
+    write_tokenizer(tmp_path, "llama3")
+    smaug = next(digest for digest, name in table().hashes.items() if name == "smaug-bpe")
+    monkeypatch.setattr(pre_tokenizer, "fingerprint", lambda *_: smaug)
+    # As long as merges reach every token, it makes no difference.
+    assert read(tmp_path, "llama3")[f"{GGML}.pre"] == "smaug-bpe"
+    file = tmp_path / "tokenizer.json"
+    edit(file, lambda document: document["model"]["merges"].pop())
+    assert read(tmp_path, "llama3")[f"{GGML}.pre"] == "llama-bpe"
+    edit(file, lambda document: document["model"].update(ignore_merges=False))
+    assert read(tmp_path, "llama3")[f"{GGML}.pre"] == "smaug-bpe"
 
 
 @pytest.mark.parametrize("contractions", CONTRACTIONS)
@@ -198,3 +219,28 @@ def test_special_ids_that_name_nothing_are_left_out(tmp_path: Path) -> None:
     assert not {f"{GGML}.padding_token_id", f"{GGML}.seperator_token_id"} & metadata.keys()
     del source.config["mask_token_id"]
     assert read_tokenizer(source, 448)[f"{GGML}.mask_token_id"] == np.uint32(7)
+
+
+def test_a_unigram_model_of_a_decoder(tmp_path: Path) -> None:
+    """Nothing but the file tells what goes around a text; T5 would end it."""
+    write_tokenizer(tmp_path, "t5")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).unlink()
+    (tmp_path / "spiece.model").rename(tmp_path / "tokenizer.model")
+    source = FolderSource(tmp_path)
+    assert f"{GGML}.add_eos_token" not in read_tokenizer(source, 448)
+    source.config = {"architectures": ["LlamaForCausalLM"]}
+    metadata = read_tokenizer(source, 448)
+    assert metadata[f"{GGML}.model"] == "t5"
+    assert metadata[f"{GGML}.add_eos_token"] is metadata[f"{GGML}.add_bos_token"] is False
+    # This one has no <s>; with one a text begins with it, as long as the files say nothing else.
+    model = read_sentencepiece((tmp_path / "tokenizer.model").read_bytes(), "tokenizer.model")
+    pieces = {**model.pieces, 0: Token("<s>", 0.0, TokenType.CONTROL)}
+    files = Files(source, None, {})
+    metadata, known = unigram_metadata(files, replace(model, pieces=pieces), "x", 448)
+    assert metadata[f"{GGML}.add_bos_token"] is True
+    assert known == {"unk": 2, "bos": 0, "eos": 1}
+    (tmp_path / "tokenizer_config.json").write_text('{"add_bos_token": false}')
+    source = FolderSource(tmp_path)
+    source.config = {"architectures": ["LlamaForCausalLM"]}
+    assert read_tokenizer(source, 448)[f"{GGML}.add_bos_token"] is False

@@ -161,7 +161,7 @@ def test_broken_json(file: str, content: bytes, word: str, tmp_path: Path) -> No
         (5, "not a string"),
         ({"default": "x"}, "not a string"),
         ("x" * ((1 << 20) + 1), "1048576"),
-        ([{"name": "rag", "template": None}], "not a string"),
+        ([{"name": "rag", "template": 5}], "not a string"),
         ([{"name": "rag", "template": "é" * (1 << 19) + "x"}], "1048576"),
         (["x"], "no template"),
     ],

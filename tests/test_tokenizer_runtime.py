@@ -3,16 +3,14 @@
 import json
 import re
 import unicodedata
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import pytest
+from llama_cpp_tokenizer import llama_cpp
+from real_tokenizers import FAMILIES, samples_of, write_real
 from tiny_tokenizers import CASES, DATA, STYLES, VOCAB_SIZE, edit, text, write_tokenizer
+from tokenizer_samples import MORE
 from tokenizer_source import FolderSource
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
@@ -21,84 +19,7 @@ from quantcli.tokenizer.pre_tokenizer import CHECK_TEXT, CONTRACTIONS, regexes, 
 from quantcli.tokenizer.sentencepiece import NAMES
 
 pytestmark = pytest.mark.runtime
-xllamacpp = pytest.importorskip("xllamacpp")
-
-WIDTH = 32
 SENTENCEPIECE = json.loads((DATA / "sentencepiece.json").read_text("utf-8"))["ids"]
-MORE = "\n".join(
-    [
-        "    indented\n\t\ttabs  and \t mixed \n\n\n\n  blank lines\r\nand\r\rreturns",
-        "\u00a0no break \u3000wide",
-        "1 12 123 1234 12345 1234567890 3.14159 1,000,000 0x1F ١٢٣ १२३ Ⅷ ½",
-        "ΑΒΓαβγ ÀÉÎõü ДЖдж ǅ ﬁ HTTPServer iPhone's THEY'LL we'VE it'S Don'T ''s 'x",
-        "naïve café 中文字符，标点。「日本語」カタカナ 한국어 ภาษาไทย हिन्दी বাংলা עִבְרִית العَرَبِيَّة",
-        "👩‍👩‍👧‍👦🏳️‍🌈🇺🇳 a\u200bb\ufeffc",
-        "----==== /// ... !?!? ((())) [[x]] {{y}} <<z>> __init__ $1.00 ~^`|\\",
-    ]
-)
-
-
-def write_model(path: Path, metadata: dict[str, Any], n_vocab: int) -> None:
-    """A llama of zeros with the given tokenizer."""
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_context_length(64)
-    writer.add_embedding_length(WIDTH)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(WIDTH)
-    writer.add_head_count(1)
-    writer.add_layer_norm_rms_eps(1e-5)
-    for key, value in metadata.items():
-        match value:
-            case bool():
-                writer.add_bool(key, value)
-            case str():
-                writer.add_string(key, value)
-            case np.uint32():
-                writer.add_uint32(key, int(value))
-            case np.ndarray(dtype=np.uint8):
-                writer.add_array(key, value.tobytes())
-            case _:
-                writer.add_array(key, list(value) if isinstance(value, list) else value.tolist())
-    shapes = {"token_embd": (n_vocab, WIDTH), "output_norm": (WIDTH,)}
-    shapes |= {f"blk.0.{name}_norm": (WIDTH,) for name in ("attn", "ffn")}
-    names = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
-    shapes |= {f"blk.0.{name}": (WIDTH, WIDTH) for name in names}
-    for name, shape in shapes.items():
-        writer.add_tensor(f"{name}.weight", np.zeros(shape, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-
-
-@contextmanager
-def llama_cpp(
-    folder: Path, n_vocab: int, pre_tokenizer: str | None = None, **extra: Any
-) -> Iterator[Callable[[str], list[int]]]:
-    """llama.cpp's tokenization with the tokenizer in `folder`, BOS included."""
-    metadata = read_tokenizer(FolderSource(folder), n_vocab, pre_tokenizer) | extra
-    templates = [key for key in metadata if "chat_template" in key]
-    for key in templates:
-        del metadata[key]
-    write_model(folder / "model.gguf", metadata, n_vocab)
-    params = xllamacpp.CommonParams()
-    params.model.path = str(folder / "model.gguf")
-    params.n_ctx, params.n_parallel, params.warmup, params.verbosity = 64, 1, False, -1
-    server = xllamacpp.Server(params)
-
-    def tokenize(content: str) -> list[int]:
-        body = {"content": content, "add_special": True, "parse_special": True}
-        request = urllib.request.Request(
-            f"{server.listening_address}/tokenize",
-            json.dumps(body).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return json.load(response)["tokens"]
-
-    yield tokenize
-
-
 MARKS = "".join(chr(c) for c in range(0x110000) if unicodedata.category(chr(c))[0] == "M")
 # BERT's accents: llama.cpp drops every mark and leaves Hangul whole.
 UNLIKE = re.compile(f"[{MARKS}\uac00-\ud7a3]")
@@ -151,6 +72,15 @@ def test_a_sentencepiece_model_alone(style: str, tmp_path: Path) -> None:
             assert (ids[:-1] if style == "t5" else ids[1:]) == expected, sample
 
 
+def test_a_unigram_model_of_a_decoder(tmp_path: Path) -> None:
+    """Its converter would have llama.cpp merge pieces, which tears words apart."""
+    (tmp_path / "tokenizer.model").write_bytes((DATA / "t5" / "spiece.model").read_bytes())
+    (tmp_path / "config.json").write_text('{"architectures": ["LlamaForCausalLM"]}')
+    with llama_cpp(tmp_path, VOCAB_SIZE["t5"]) as tokenize:
+        for sample, expected in SENTENCEPIECE["t5"]:
+            assert tokenize(sample) == expected, sample
+
+
 def test_internlm2(tmp_path: Path) -> None:
     """Against the ids that the library gave."""
     CASES["internlm2"].write(tmp_path)
@@ -201,6 +131,7 @@ LIMITS = {
     "tekken": re.compile(f"[{MARKS}]"),
     "gpt-4o": re.compile(f"[{MARKS}]"),
     "deepseek-coder": re.compile("\u3000"),
+    "deepseek-llm": re.compile("\u3000"),
 }
 
 
@@ -219,3 +150,14 @@ def test_names_by_splitting_steps(split: Any, unsplit: dict[str, Any], tmp_path:
         for sample in (text(), CHECK_TEXT, MORE, *re.findall(r"\S+\s+\S+", text() + MORE)):
             sample = LIMITS.get(split.name, re.compile("$^")).sub("", sample)
             assert tokenize(sample) == reference.encode(sample).ids, sample
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_families(family: str, tmp_path: Path) -> None:
+    """Recorded with the whole files; here with what is left of them."""
+    write_real(tmp_path, family)
+    found = FAMILIES[family]
+    with llama_cpp(tmp_path, len(found["kept"])) as tokenize:
+        for i, (sample, ids) in enumerate(zip(samples_of(family), found["ids"], strict=True)):
+            if i not in found["unlike"]:
+                assert tokenize(sample) == ids, sample

@@ -132,6 +132,86 @@ def _edges(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", lambda c: c.update(chat_template=templates))
 
 
+def _overlaps(folder: Path) -> None:
+    """Added tokens that are in the vocabulary, and a hole in it."""
+
+    def change(document: dict[str, Any]) -> None:
+        model, flags = document["model"], {"single_word": False, "lstrip": True, "rstrip": False}
+        parts = {part for merge in model["merges"] for part in merge}
+        # The last but two that nothing is merged from.
+        hole = [text for text in model["vocab"] if len(text) > 1 and text not in parts][-3]
+        model["merges"] = [merge for merge in model["merges"] if "".join(merge) != hole]
+        del model["vocab"][hole]
+        for text, special, normalized in (("the", True, False), ("Ġa", False, True)):
+            token = {"id": model["vocab"][text], "content": text, "special": special}
+            document["added_tokens"].append({**token, **flags, "normalized": normalized})
+
+    edit(folder / "tokenizer.json", change)
+    edit(folder / "config.json", lambda config: config.update(pad_token_id=None))
+
+
+def _beyond(folder: Path) -> None:
+    """Added tokens beyond the embedding, one that renames a piece, ids that name no token."""
+
+    def change(config: dict[str, Any]) -> None:
+        flags = {"lstrip": True, "normalized": True, "rstrip": True, "single_word": True}
+        names = {"300": ("<▁renamed▁piece>", False), "9999": ("<beyond>", True)}
+        for token_id, (text, special) in names.items():
+            token = {**flags, "content": text, "special": special}
+            config["added_tokens_decoder"][token_id] = token
+
+    edit(folder / "tokenizer_config.json", change)
+    edit(folder / "config.json", lambda config: config.update(sep_token_id=9999, mask_token_id=641))
+
+
+def _templates(folder: Path) -> None:
+    """Templates in every place but tokenizer_config.json."""
+    edit(folder / "tokenizer_config.json", lambda config: config.pop("chat_template"))
+    (folder / "chat_template.json").write_text('{"chat_template": "last"}')
+    (folder / "chat_template.jinja").write_text("{{ first }}")
+    (folder / "additional_chat_templates").mkdir()
+    for name in ("rag", "tool use-2", "default"):
+        (folder / "additional_chat_templates" / f"{name}.jinja").write_text(f"of {name}")
+
+
+def _listed_templates(folder: Path) -> None:
+    """A list with a template that is none and a name that becomes another's."""
+    found = [("a b", "1"), ("none", None), ("default", "2"), ("ü", "3"), ("a-c", "4")]
+    listed = [{"name": name, "template": template} for name, template in found]
+    edit(folder / "tokenizer_config.json", lambda config: config.update(chat_template=listed))
+
+
+def _two_files(folder: Path) -> None:
+    """vocab.json and merges.txt, as the older classes save a tokenizer."""
+    document = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    (folder / "tokenizer.json").unlink()
+    model = document["model"]
+    (folder / "vocab.json").write_text(json.dumps(model["vocab"]), encoding="utf-8")
+    lines = ["#version: 0.2", *(" ".join(merge) for merge in model["merges"])]
+    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def describe(config: dict[str, Any]) -> None:
+        qwen = "<|im_end|>" in model["vocab"] or len(document["added_tokens"]) > 1
+        config["tokenizer_class"] = "Qwen2Tokenizer" if qwen else "GPT2Tokenizer"
+        added = [dict(token) for token in document["added_tokens"]]
+        if qwen:
+            config["added_tokens_decoder"] = {str(token.pop("id")): token for token in added}
+
+    edit(folder / "tokenizer_config.json", describe)
+
+
+def _oldest_two_files(folder: Path) -> None:
+    """The same, with the added tokens in a file of their own."""
+    _two_files(folder)
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    added = config.pop("added_tokens_decoder")
+    names = {token["content"]: int(i) for i, token in added.items() if token["special"]}
+    (folder / "added_tokens.json").write_text(json.dumps(names))
+    config["additional_special_tokens"] = ["<|im_start|>"]
+    file.write_text(json.dumps(config))
+
+
 def _no_template(folder: Path) -> None:
     """Neither an end nor what stands before a text: the converter fills in its own."""
     edit(folder / "tokenizer.json", lambda document: document["post_processor"]["processors"].pop())
@@ -186,6 +266,13 @@ CASES = {
     "xlmr": Case("xlmr", "XLMRobertaModel", type_vocab_size=1),
     "qwen1": Case("qwen1", "QWenLMHeadModel"),
     "kimi": Case("kimi", "DeepseekV3ForCausalLM", pre_tokenizer="kimi-k2"),
+    "gpt2-overlaps": Case("gpt2", "Starcoder2ForCausalLM", _overlaps),
+    "llama2-beyond": Case("llama2", "LlamaForCausalLM", _beyond),
+    "llama3-templates": Case("llama3", "LlamaForCausalLM", _templates),
+    "llama3-listed-templates": Case("llama3", "LlamaForCausalLM", _listed_templates),
+    "gpt2-two-files": Case("gpt2", "Starcoder2ForCausalLM", _two_files),
+    "qwen2-two-files": Case("qwen2", "Qwen2ForCausalLM", _two_files),
+    "qwen2-two-files-old": Case("qwen2", "Qwen2ForCausalLM", _oldest_two_files),
     "glm": Case("glm", "GlmForCausalLM"),
     "glm4": Case("glm", "Glm4ForCausalLM", _no_template),
     "internlm2": Case("internlm2", "InternLM2ForCausalLM"),

@@ -47,7 +47,7 @@ def parse_bpe(document: dict[str, Any]) -> Bpe:
     unk = model.get("unk_token")
     return Bpe(
         vocab=vocab,
-        merges=_merges(model.get("merges"), vocab),
+        merges=check_merges(model.get("merges"), vocab, NAME),
         added=added_tokens(document),
         byte_fallback=model.get("byte_fallback") is True,
         ignore_merges=model.get("ignore_merges") is True,
@@ -56,10 +56,13 @@ def parse_bpe(document: dict[str, Any]) -> Bpe:
     )
 
 
-def _merges(merges: object, vocab: dict[str, int]) -> list[tuple[str, str]]:
-    """Merges are "left right" or, since tokens may hold spaces, ["left", "right"]."""
+def check_merges(merges: object, vocab: dict[str, int], name: str) -> list[tuple[str, str]]:
+    """The merges in the file `name`: "left right" or, as tokens may hold spaces, ["left", "right"].
+
+    Raises: BadInputError (none, not of two tokens, tokens that `vocab` lacks).
+    """
     if not isinstance(merges, list) or not merges:
-        raise BadInputError(f"{NAME} has no merges")
+        raise BadInputError(f"{name} has no merges")
     pairs: list[tuple[str, str]] = []
     for merge in merges:
         pair = merge.split(" ") if isinstance(merge, str) else merge
@@ -68,12 +71,12 @@ def _merges(merges: object, vocab: dict[str, int]) -> list[tuple[str, str]]:
             or len(pair) != 2
             or not all(isinstance(part, str) and part for part in pair)
         ):
-            raise BadInputError(f"{NAME}: merge {len(pairs)} is {show(merge)}, not two tokens")
+            raise BadInputError(f"{name}: merge {len(pairs)} is {show(merge)}, not two tokens")
         left, right = pair
         missing = next((t for t in (left, right, left + right) if t not in vocab), None)
         if missing is not None:
             raise BadInputError(
-                f"{NAME}: merge {len(pairs)} needs the token {show(missing)}, "
+                f"{name}: merge {len(pairs)} needs the token {show(missing)}, "
                 "which is not in the vocabulary"
             )
         pairs.append((left, right))

@@ -63,5 +63,5 @@ def _by_name(found: object, origin: str) -> dict[str, object]:
     return {
         "".join(c if c in allowed else "_" for c in str(name or "")[:64]): template
         for name, template in entries
-        if name
+        if name and template is not None
     }

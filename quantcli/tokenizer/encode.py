@@ -105,7 +105,7 @@ def closing_token(metadata: Metadata) -> int | None:
 def _control(token: AddedToken) -> AddedToken:
     """Added tokens are matched in text unless the GGUF file makes them control tokens."""
     kind = added_token(token.content, token.special).type
-    return replace(token, special=kind is TokenType.CONTROL)
+    return AddedToken(token.id, token.content, kind is TokenType.CONTROL, token.normalized)
 
 
 def _texts(metadata: Metadata, key: str) -> list[str]:
@@ -154,8 +154,13 @@ def _sentencepiece(metadata: Metadata, tokens: list[str], types: np.ndarray) -> 
     from tokenizers import Tokenizer, models, normalizers
 
     scores = _numbers(metadata, "scores", len(tokens), 0.0)
-    vocab = {text: i for i, text in enumerate(tokens)}
     plain = [tokens[i] for i in np.flatnonzero(types == TokenType.NORMAL)]
+    vocab = {text: i for i, text in enumerate(tokens)}
+    # Characters that are no pieces of their own are merged, too: of tabs, Gemma has all but one.
+    for char in {char for char in "".join(plain) if char.isascii()} - vocab.keys():
+        if (byte := f"<0x{ord(char):02X}>") in vocab:
+            vocab[char] = vocab.pop(byte)
+            plain.append(char)
     ranked = []
     for text, pairs in piece_pairs(plain):
         score = -float(scores[vocab[text]])

@@ -77,10 +77,9 @@ def load(
     """
     from tokenizers import Tokenizer, decoders
 
-    flags = dict.fromkeys(("single_word", "lstrip", "rstrip"), False)
     document = {
         "version": "1.0",
-        "added_tokens": [{**flags, **vars(token)} for token in sorted(added, key=_id)],
+        "added_tokens": [vars(token) for token in sorted(added, key=_id)],
         "normalizer": {"type": "Sequence", "normalizers": normalizers},
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_tokenizers},
         "model": model,

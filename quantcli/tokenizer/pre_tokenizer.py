@@ -18,7 +18,7 @@ from quantcli.tokenizer.bpe import Bpe
 from quantcli.tokenizer.documents import show
 from quantcli.tokenizer.encoder import build_encoder, steps
 from quantcli.tokenizer.special_tokens import surrounding_ids
-from quantcli.tokenizer.tokenizer_json import NAME
+from quantcli.tokenizer.tokenizer_json import NAME, Pipeline
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -98,6 +98,17 @@ def regexes(name: str) -> Split:
     return Split(name, spelled, found.ignore_merges)
 
 
+def pipeline_of_name(name: str) -> Pipeline:
+    """The steps of a tokenizer.json that splits as `name` does. Raises: UnsupportedError."""
+    found: list[dict[str, Any]] = [
+        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+        for regex in regexes(name).steps
+    ]
+    options = {"add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    found.append({"type": "ByteLevel", **options})
+    return {"normalizer": None, "pre_tokenizer": {"type": "Sequence", "pretokenizers": found}}
+
+
 def check_name(name: str) -> None:
     """Raise UsageError unless llama.cpp knows a pre-tokenizer called `name`."""
     if name not in table().names:
@@ -115,9 +126,31 @@ def fingerprint(encoder: "Tokenizer", post_processor: object) -> str:
     return hashlib.sha256(str(ids).encode()).hexdigest()
 
 
-def known_name(encoder: "Tokenizer", post_processor: object) -> str | None:
-    """The name by fingerprint; None where llama.cpp's converter would give up."""
-    return table().hashes.get(fingerprint(encoder, post_processor))
+def known_name(encoder: "Tokenizer", bpe: Bpe, post_processor: object) -> str | None:
+    """The name by fingerprint.
+
+    None where llama.cpp's converter would give up, and where another name tells the file better.
+    """
+    name = table().hashes.get(fingerprint(encoder, post_processor))
+    return None if name is None or _has_better(name, bpe) else name
+
+
+def _has_better(name: str, bpe: Bpe) -> bool:
+    """Tell whether the file takes words whole, unlike `name`, but like one that splits alike.
+
+    The check text has no word that tells them apart: Llama 3's first files, which add no BOS, have
+    the fingerprint of a fine-tune without that option.
+    """
+    alike = [split for split in table().splits if split.steps == _steps(name)]
+    if not bpe.ignore_merges or {split.ignore_merges for split in alike} != {True, False}:
+        return False
+    return not regexes(name).ignore_merges and not _merges_reach_every_token(bpe)
+
+
+def _steps(name: str) -> list[str] | None:
+    """The steps of `name` as the table has them; None if it has none."""
+    wanted = table().aliases.get(name, name)
+    return next((split.steps for split in table().splits if split.name == wanted), None)
 
 
 def split_name(bpe: Bpe) -> str:

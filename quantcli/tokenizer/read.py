@@ -29,6 +29,7 @@ from quantcli.tokenizer.special_tokens import (
 from quantcli.tokenizer.tiktoken import QWEN, SPLITS, find_tiktoken, known_ids, read_tiktoken
 from quantcli.tokenizer.tokenizer_json import NAME, model_of
 from quantcli.tokenizer.unigram import parse_unigram, unigram_metadata
+from quantcli.tokenizer.vocab_merges import VOCAB, class_of, read_vocab_merges
 from quantcli.tokenizer.vocabulary import (
     byte_level_tokens,
     check_fits,
@@ -78,6 +79,10 @@ def read_tokenizer(source: Source, vocab_size: int, pre_tokenizer: str | None = 
         vocabulary = _byte_level(bpe, document or {}, vocab_size, pre_tokenizer)
     elif ranks is not None:
         vocabulary, known = _tiktoken(files, ranks, vocab_size, pre_tokenizer)
+    elif (two := _two_files(files)) is not None:
+        bpe = read_vocab_merges(source, two, tokenizer_config)
+        vocabulary = _byte_level(bpe, {}, vocab_size, pre_tokenizer)
+        known = known_ids(bpe, VOCAB, tokenizer_config)
     elif pre_tokenizer is not None:
         raise UsageError("--pre-tokenizer is for byte-level BPE: this is another tokenizer")
     elif document is not None and kind == "WordPiece":
@@ -107,7 +112,7 @@ def _byte_level(
     check_fits([*bpe.vocab.items(), *((t.content, t.id) for t in bpe.added)], vocab_size)
     encoder = build_encoder(bpe)
     # The name by fingerprint is exact; a file that cannot be run has none.
-    known = known_name(encoder, document.get("post_processor")) if encoder else None
+    known = known_name(encoder, bpe, document.get("post_processor")) if encoder else None
     name = pre_tokenizer or known or split_name(bpe)
     tokens = byte_level_tokens(bpe, encoder, vocab_size)
     return {
@@ -130,7 +135,7 @@ def _tiktoken(
     bpe = read_tiktoken(files.source, name, files.tokenizer_config)
     found = build_encoder(bpe)
     # Qwen 1 is told by its file; others share Kimi's.
-    known = SPLITS[name] if name == QWEN else found and known_name(found, None)
+    known = SPLITS[name] if name == QWEN else found and known_name(found, bpe, None)
     if pre_tokenizer is None and known is None:
         raise UnsupportedError(
             f"{name} does not say how text is split, and its vocabulary is none that is known: "
@@ -139,6 +144,14 @@ def _tiktoken(
     vocabulary = _byte_level(bpe, {}, vocab_size, pre_tokenizer or known)
     vocabulary.pop(f"{GGML}.add_bos_token", None)
     return vocabulary, known_ids(bpe, name, files.tokenizer_config)
+
+
+def _two_files(files: Files) -> str | None:
+    """The class of tokenizer behind vocab.json and merges.txt, if nothing else is there."""
+    names = files.source.source_files
+    if files.document is not None or any(name in names for name in NAMES):
+        return None
+    return class_of(files.source, files.tokenizer_config)
 
 
 def _sentencepiece(

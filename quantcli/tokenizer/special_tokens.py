@@ -72,7 +72,7 @@ def special_tokens(
     for kind in (*KINDS, "eot"):
         candidates: list[Any] = []
         if tokenizer_config:
-            candidates.append(ids.get(_content(names.get(f"{kind}_token"))))
+            candidates.append(ids.get(token_text(names.get(f"{kind}_token"))))
         # An "eot" is only ever an end of sequence that the post-processor overruled.
         if kind != "eot" or "eot_token" in names:
             key = f"{kind}_token_id"
@@ -126,8 +126,8 @@ def normalizer_keys(normalizer: object) -> dict[str, Any]:
             return {}
 
 
-def _content(name: object) -> str:
-    """A token is named by its text or by a whole description of it."""
+def token_text(name: object) -> str:
+    """The text of a token that is named by it or by a whole description; empty if it is neither."""
     content = name.get("content") if isinstance(name, dict) else name
     return content if isinstance(content, str) else ""
 

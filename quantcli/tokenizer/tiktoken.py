@@ -12,7 +12,8 @@ from typing import Any
 from quantcli.errors import BadInputError
 from quantcli.tokenizer.bpe import Bpe
 from quantcli.tokenizer.documents import Source, read_bytes, show
-from quantcli.tokenizer.pre_tokenizer import regexes
+from quantcli.tokenizer.pre_tokenizer import pipeline_of_name
+from quantcli.tokenizer.special_tokens import token_text
 from quantcli.tokenizer.tokenizer_json import AddedToken
 
 QWEN, KIMI = "qwen.tiktoken", "tiktoken.model"
@@ -46,12 +47,6 @@ def read_tiktoken(source: Source, name: str, tokenizer_config: dict[str, Any]) -
     ranks = read_ranks(read_bytes(source, name) or b"", name)
     special = QWEN_TOKENS if name == QWEN else _kimi_tokens(tokenizer_config, len(ranks))
     added = [AddedToken(len(ranks) + i, text, True, False) for i, text in enumerate(special)]
-    pre_tokenizers: list[dict[str, Any]] = [
-        {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
-        for regex in regexes(SPLITS[name]).steps
-    ]
-    options = {"add_prefix_space": False, "trim_offsets": True, "use_regex": False}
-    pre_tokenizers.append({"type": "ByteLevel", **options})
     return Bpe(
         vocab={_printed(token): rank for token, rank in ranks.items()},
         merges=[(_printed(left), _printed(right)) for left, right in _merges(ranks)],
@@ -59,20 +54,17 @@ def read_tiktoken(source: Source, name: str, tokenizer_config: dict[str, Any]) -
         byte_fallback=False,
         ignore_merges=True,
         unk_token=None,
-        pipeline={
-            "normalizer": None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_tokenizers},
-        },
+        pipeline=pipeline_of_name(SPLITS[name]),
     )
 
 
 def known_ids(bpe: Bpe, name: str, tokenizer_config: dict[str, Any]) -> dict[str, int | None]:
-    """Special tokens by kind: Qwen 1 has one for everything, Kimi's configuration names them."""
+    """Special tokens by kind: Qwen 1 has one for everything, others' configuration names them."""
     ids = {token.content: token.id for token in bpe.added}
     if name == QWEN:
         return dict.fromkeys(("bos", "eos", "unk"), ids[QWEN_END])
-    names = {kind: tokenizer_config.get(f"{kind}_token") for kind in ("bos", "eos")}
-    return {kind: ids.get(text) for kind, text in names.items() if isinstance(text, str)}
+    names = {kind: token_text(tokenizer_config.get(f"{kind}_token")) for kind in ("bos", "eos")}
+    return {kind: ids.get(text) for kind, text in names.items() if text}
 
 
 def read_ranks(data: bytes, name: str) -> dict[bytes, int]:

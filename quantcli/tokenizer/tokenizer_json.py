@@ -15,12 +15,18 @@ Pipeline = dict[str, dict[str, Any] | None]
 
 @dataclass(frozen=True)
 class AddedToken:
-    """A token that is matched before the text is split; `special`: control, not text."""
+    """A token that is matched before the text is split; `special`: control, not text.
+
+    The flags tell what else it takes or asks for; llama.cpp has none of them.
+    """
 
     id: int
     content: str
     special: bool
     normalized: bool
+    lstrip: bool = False
+    rstrip: bool = False
+    single_word: bool = False
 
 
 def model_of(document: dict[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -65,17 +71,20 @@ def flat(step: dict[str, Any] | None, key: str) -> list[dict[str, Any]] | None:
     return found if all(isinstance(step, dict) for step in found) else None
 
 
-def check_vocab(vocab: object) -> dict[str, int]:
-    """A vocabulary of token and id. Raises: BadInputError (empty, no ids, an id twice)."""
+def check_vocab(vocab: object, name: str = NAME) -> dict[str, int]:
+    """The vocabulary, token and id, in the file `name`.
+
+    Raises: BadInputError (empty, no ids, an id twice).
+    """
     if not isinstance(vocab, dict) or not vocab:
-        raise BadInputError(f"{NAME} has no vocabulary")
+        raise BadInputError(f"{name} has no vocabulary")
     owner: dict[int, str] = {}
     for token, token_id in vocab.items():
         if not is_id(token_id):
-            raise BadInputError(f"{NAME}: token {show(token)} has the id {show(token_id)}")
+            raise BadInputError(f"{name}: token {show(token)} has the id {show(token_id)}")
         if token_id in owner:
             raise BadInputError(
-                f"{NAME}: tokens {show(owner[token_id])} and {show(token)} share the id {token_id}"
+                f"{name}: tokens {show(owner[token_id])} and {show(token)} share the id {token_id}"
             )
         owner[token_id] = token
     return vocab
@@ -102,6 +111,10 @@ def _added_token(entry: object) -> AddedToken:
     content = entry.get("content")
     if not isinstance(content, str) or not content:
         raise BadInputError(f"{NAME}: added token {entry['id']} has the content {show(content)}")
-    return AddedToken(
-        entry["id"], content, entry.get("special") is True, entry.get("normalized") is True
-    )
+    return AddedToken(entry["id"], content, *flags_of(entry))
+
+
+def flags_of(entry: dict[str, Any]) -> tuple[bool, ...]:
+    """The flags in the description of an added token, in the order of AddedToken's fields."""
+    names = ("special", "normalized", "lstrip", "rstrip", "single_word")
+    return tuple(entry.get(name) is True for name in names)

@@ -77,10 +77,12 @@ def parse_unigram(document: dict[str, Any]) -> SentencePiece:
 def unigram_metadata(
     files: Files, model: SentencePiece, name: str, vocab_size: int
 ) -> tuple[dict[str, Any], dict[str, int | None]]:
-    """The vocabulary's keys, and the id of the unknown token.
+    """The vocabulary's keys, and the ids of special tokens that it tells.
 
     `name`: the file that `model` is from. The converter reads no added tokens but those of
-    added_tokens.json; others fill what it would leave as padding.
+    added_tokens.json; others fill what it would leave as padding. For decoders it calls the
+    vocabulary "llama", whose merges tear words apart ("fox" becomes three tokens) and which fails
+    on what is no piece: "t5" gives them the ids that they were trained with.
 
     Raises: BadInputError (more pieces than rows, a broken character map), UnsupportedError (byte
     fallback).
@@ -93,6 +95,7 @@ def unigram_metadata(
         raise BadInputError(f"{name} is a Unigram model without an unknown token")
     beyond = {i: t for i, t in described_tokens(files, len(kinds)).items() if i not in kinds}
     tokens = sentencepiece_tokens(model.pieces, beyond, vocab_size)
+    known: dict[str, int | None] = {"unk": unknown}
     metadata = {
         f"{GGML}.model": "t5",
         f"{GGML}.pre": "default",
@@ -109,7 +112,18 @@ def unigram_metadata(
         metadata |= {} if after else {f"{GGML}.add_eos_token": False}
         types = files.source.config.get("type_vocab_size")
         metadata |= {f"{GGML}.token_type_count": np.uint32(types)} if is_id(types) else {}
-    return metadata, {"unk": unknown}
+    elif _is_decoder(files.source.config):
+        # The classes for such a file: a text begins with BOS if there is one, and nothing ends it.
+        controls = {t.text: i for i, t in model.pieces.items() if t.type is TokenType.CONTROL}
+        known |= {"bos": controls.get("<s>"), "eos": controls.get("</s>")}
+        metadata[f"{GGML}.add_bos_token"] = known["bos"] is not None
+        metadata[f"{GGML}.add_eos_token"] = False
+    return metadata, known
+
+
+def _is_decoder(config: dict[str, Any]) -> bool:
+    classes = config.get("architectures")
+    return isinstance(classes, list) and str(next(iter(classes), "")).endswith("ForCausalLM")
 
 
 def no_byte_fallback(name: str) -> UnsupportedError:
