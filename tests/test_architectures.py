@@ -25,7 +25,8 @@ class Tiny:
         self.record: dict[str, Any] = json.loads((RECORDS / f"{name}.json").read_text())
         self.arrays: dict[str, np.ndarray] = {}
         for path in sorted(folder.glob("*.safetensors")):
-            self.arrays |= read_safetensors(path)
+            for name, array in read_safetensors(path).items():
+                self.arrays |= single_experts(name, array)
         self.shapes = {key: array.shape for key, array in self.arrays.items()}
 
     def outputs(self) -> list[OutputTensor]:
@@ -49,6 +50,19 @@ def read_safetensors(path: Path) -> dict[str, np.ndarray]:
         begin, end = (start + offset for offset in entry["data_offsets"])
         arrays[name] = as_float32(data[begin:end], entry["dtype"]).reshape(entry["shape"])
     return arrays
+
+
+def single_experts(name: str, array: np.ndarray) -> dict[str, np.ndarray]:
+    """Granite stores experts together; architectures see each of them."""
+    if array.ndim < 3:
+        return {name: array}
+    prefix, _, linear = name.removesuffix("_linear.weight").rpartition(".")
+    halves = {"input": ("gate_proj", "up_proj"), "output": ("down_proj",)}[linear]
+    return {
+        f"{prefix}.experts.{number}.{role}.weight": half
+        for number, matrix in enumerate(array)
+        for role, half in zip(halves, np.split(matrix, len(halves)), strict=True)
+    }
 
 
 def as_float32(data: bytes, dtype: str) -> np.ndarray:

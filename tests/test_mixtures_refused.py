@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Call
 from tiny_models import build, describe
 
 import quantcli
@@ -57,6 +58,12 @@ def test_configs_that_contradict_themselves(changes: dict[str, Any], named: str)
         ("qwen2moe", "shared", {"norm_topk_prob": True}, "norm_topk_prob = True"),
         ("qwen2moe", "shared", {"qkv_bias": False}, "qkv_bias = False"),
         ("mixtral", "eight", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
+        ("granitemoe", "eight", {"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
+        ("granitemoe", "eight", {"head_dim": 32}, "head_dim = 32"),
+        ("granitemoe", "eight", {"num_local_experts": 2000}, "2000 experts"),
+        ("granitemoe", "eight", {"shared_intermediate_size": 64}, "shared_intermediate_size = 64"),
+        ("granitemoe", "eight", {"architectures": ["GraniteMoeHybridForCausalLM"]}, "Hybrid"),
+        ("granitemoe", "eight", {"architectures": ["GraniteMoeSWAForCausalLM"]}, "SWA"),
     ],
 )
 def test_mixtures_that_llama_cpp_does_not_compute(
@@ -64,8 +71,30 @@ def test_mixtures_that_llama_cpp_does_not_compute(
 ) -> None:
     config, _ = describe(family, variant)
     with pytest.raises(UnsupportedError) as error:
-        architectures.find(config).metadata({**config, **changes})
+        architectures.find({**config, **changes}).metadata({**config, **changes})
     assert named in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"num_local_experts": 0}, "num_local_experts = 0"),
+        ({"num_experts_per_tok": 7}, "num_experts_per_tok = 7, but there are 6"),
+        ({"shared_intermediate_size": 0}, "shared_mlp"),
+        ({"shared_intermediate_size": -1}, "shared_intermediate_size = -1"),
+        ({"shared_intermediate_size": 256}, "2*shared_intermediate_size = 512"),
+        ({"intermediate_size": 128}, "intermediate_size = 128"),
+        ({"logits_scaling": 0}, "logits_scaling = 0"),
+    ],
+)
+def test_granite_that_contradicts_itself(
+    tmp_path: Path, call: Call, changes: dict[str, Any], named: str
+) -> None:
+    source = build(tmp_path / "source", "granitemoeshared", "shared")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps(config | changes))
+    code = 4 if changes == {"shared_intermediate_size": 0} else 3  # tensors without a place
+    assert call("convert", source, "-o", "x.gguf").failed_with(code, named)
 
 
 def test_missing_tensors_of_an_expert() -> None:

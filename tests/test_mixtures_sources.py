@@ -273,6 +273,30 @@ def test_experts_that_are_stored_together(
     assert list((tmp_path / "cache").rglob("*.safetensors")) == []
 
 
+@pytest.mark.parametrize("kind", ["F32", "Q4_K_M"])
+def test_granites_experts_are_streamed(hub: Start, tmp_path: Path, kind: str) -> None:
+    source = build(tmp_path / "source", "granitemoe", "eight")
+    hub({"org/name": source})
+    streamed = converted("org/name", tmp_path / "a.gguf", kind, stream=True)
+    assert streamed["tensors"] == converted(source, tmp_path / "b.gguf", kind)["tensors"]
+    assert list((tmp_path / "cache").rglob("*.safetensors")) == []
+
+
+def test_granites_shared_expert_is_not_streamed(hub: Start, tmp_path: Path, call: Call) -> None:
+    """Its gate and up are rows of one tensor."""
+    hub({"org/name": build(tmp_path / "source", "granitemoeshared", "shared")})
+    done = call("convert", "org/name", "--stream", "-o", "x.gguf")
+    assert done.failed_with(4, "--stream", "split", "leave it out")
+
+
+def test_granites_halves_that_do_not_fit(tmp_path: Path, call: Call) -> None:
+    source = build(tmp_path / "source", "granitemoe", "eight")
+    path = source / "model.safetensors"
+    stored, name = load(path), "model.layers.1.block_sparse_moe.input_linear.weight"
+    path.write_bytes(safetensors({**stored, name: stored[name][:, 1:]}))
+    assert call("convert", source, "-o", "x.gguf").failed_with(3, name, "(8, 511, 256)")
+
+
 def test_experts_that_are_stored_twice_or_by_halves(tmp_path: Path, call: Call) -> None:
     together = fused(build(tmp_path / "plain", "qwen3moe", "eight"), tmp_path / "together")
     path = together / "model.safetensors"

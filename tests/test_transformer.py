@@ -49,6 +49,7 @@ assert FALCON.wiring is not None
 _FALCON = FALCON.wiring.with_tensor["attn_norm_2"]
 assert DEEPSEEK2.wiring is not None
 _DEEPSEEK = DEEPSEEK2.wiring.with_tensor["attn_q_a"]
+_OPTIONAL = Mixture(normalized=True, shared=True, shared_gate=False, shared_optional=True)
 _MIXTURE = Mixture(normalized=False, shared=True, shared_gate=False, scaled=True)
 
 MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
@@ -101,6 +102,15 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("internlm2", "gqa", {"rope": "neox"}),
     ("qwen3moe", "eight", {"mixture": Mixture(normalized=False)}),
     ("qwen2moe", "shared", {"mixture": Mixture(normalized=True, shared=True)}),
+    ("granitemoe", "eight", {"rope": "neox"}),
+    ("granitemoe", "eight", {"multipliers": False}),
+    ("granitemoe", "odd", {"logit_scale": 0}),
+    ("granitemoe", "odd", {"mixture": Mixture(normalized=False)}),
+    (
+        "granitemoeshared",
+        "shared",
+        {"mixture": replace(_OPTIONAL, normalized=False)},
+    ),
     ("deepseek2", "lite", {"rope": "neox"}),
     ("deepseek2", "lite", {"mixture": replace(_MIXTURE, normalized=True)}),
     (

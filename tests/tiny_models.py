@@ -54,6 +54,15 @@ _LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 128,
 }
+_MULTIPLIERS = {
+    key: tiny_dense.FAMILIES["granite"][key]
+    for key in (
+        "attention_multiplier",
+        "embedding_multiplier",
+        "residual_multiplier",
+        "logits_scaling",
+    )
+}
 _FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {"architectures": ["LlamaForCausalLM"], "hidden_act": "silu"},
     "mistral": {
@@ -85,6 +94,18 @@ _FAMILIES: dict[str, dict[str, Any]] = {
         "shared_expert_intermediate_size": 512,
         "num_experts_per_tok": 2,
     },
+    "granitemoe": {
+        "architectures": ["GraniteMoeForCausalLM"],
+        "hidden_act": "silu",
+        "intermediate_size": 256,
+        **_MULTIPLIERS,
+    },
+    "granitemoeshared": {
+        "architectures": ["GraniteMoeSharedForCausalLM"],
+        "hidden_act": "silu",
+        "intermediate_size": 256,
+        **_MULTIPLIERS,
+    },
     "gemma2": {
         "architectures": ["Gemma2ForCausalLM"],
         "hidden_activation": "gelu_pytorch_tanh",
@@ -113,6 +134,7 @@ _EXPERTS = {
     "qwen2moe": ("mlp.gate", "mlp.experts.{}.", ("gate_proj", "up_proj", "down_proj")),
     "qwen3moe": ("mlp.gate", "mlp.experts.{}.", ("gate_proj", "up_proj", "down_proj")),
 }
+_TOGETHER = ("granitemoe", "granitemoeshared")
 
 VARIANTS: dict[tuple[str, str], Variant] = {
     ("llama", "gqa"): Variant(
@@ -197,6 +219,44 @@ VARIANTS: dict[tuple[str, str], Variant] = {
         "qwen2",
         "F32",
     ),
+    ("granitemoe", "eight"): Variant({"num_local_experts": 8, "num_experts_per_tok": 2}, "gpt2"),
+    ("granitemoe", "odd"): Variant(
+        {
+            **_ODD,
+            "intermediate_size": 48,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 3,
+            "attention_bias": True,
+            "tie_word_embeddings": True,
+            "rope_theta": 20000.0,
+        },
+        "gpt2",
+        "F32",
+        shards=2,
+    ),
+    ("granitemoeshared", "shared"): Variant(
+        {"num_local_experts": 6, "num_experts_per_tok": 2, "shared_intermediate_size": 512},
+        "gpt2",
+        shards=2,
+    ),
+    ("granitemoeshared", "odd"): Variant(
+        {
+            **_ODD,
+            "intermediate_size": 48,
+            "num_local_experts": 5,
+            "num_experts_per_tok": 5,
+            "shared_intermediate_size": 80,
+            "attention_bias": True,
+            "rope_scaling": {"type": "linear", "factor": 2.0},
+        },
+        "gpt2",
+        "F32",
+    ),
+    ("granitemoeshared", "none"): Variant(
+        {"num_local_experts": 3, "num_experts_per_tok": 1, "shared_intermediate_size": 0},
+        "gpt2",
+        "F16",
+    ),
     ("gemma2", "tied"): Variant({}, "gemma"),
     ("gemma2", "odd"): Variant(
         {**_ODD, "head_dim": 32, "query_pre_attn_scalar": 32, "final_logit_softcapping": 20.0},
@@ -234,7 +294,7 @@ VARIANTS: dict[tuple[str, str], Variant] = {
 for more in (tiny_dense, tiny_latent):
     _FAMILIES |= more.FAMILIES
     VARIANTS |= {name: Variant(*given) for name, given in more.VARIANTS.items()}
-MIXTURES = [key for key in VARIANTS if key[0] in _EXPERTS]
+MIXTURES = [key for key in VARIANTS if key[0] in (*_EXPERTS, *_TOGETHER)]
 
 
 def build(folder: Path, family: str, variant: str, **changes: Any) -> Path:
@@ -302,6 +362,8 @@ def _shapes(family: str, config: dict[str, Any]) -> Shapes:
 
 def _mlp(family: str, config: dict[str, Any]) -> Shapes:
     hidden, wide = config["hidden_size"], config["intermediate_size"]
+    if family in _TOGETHER:
+        return _together(config)
     if family not in _EXPERTS:
         return _gated("mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", wide, hidden)
     router, path, names = _EXPERTS[family]
@@ -313,6 +375,22 @@ def _mlp(family: str, config: dict[str, Any]) -> Shapes:
     if wide := config.get("shared_expert_intermediate_size"):
         names = [f"mlp.shared_expert.{name}_proj" for name in ("gate", "up", "down")]
         shapes |= {"mlp.shared_expert_gate": (1, hidden), **_gated(*names, wide, hidden)}
+    return shapes
+
+
+def _together(config: dict[str, Any]) -> Shapes:
+    """Experts in two tensors, gate above up."""
+    hidden, wide, count = (
+        config[key] for key in ("hidden_size", "intermediate_size", "num_local_experts")
+    )
+    shapes: Shapes = {
+        "block_sparse_moe.router.layer": (count, hidden),
+        "block_sparse_moe.input_linear": (count, 2 * wide, hidden),
+        "block_sparse_moe.output_linear": (count, hidden, wide),
+    }
+    if wide := config.get("shared_intermediate_size"):
+        shapes["shared_mlp.input_linear"] = (2 * wide, hidden)
+        shapes["shared_mlp.output_linear"] = (hidden, wide)
     return shapes
 
 
@@ -378,8 +456,8 @@ def _random(name: str, shape: tuple[int, ...], bits: np.random.PCG64) -> np.ndar
     count = int(np.prod(shape))
     lanes = bits.random_raw(count).astype("<u8").view("<u2").reshape(count, 4)
     unit = (lanes.sum(axis=1, dtype=np.int64) - 2 * 65535).astype(np.float32) / np.float32(37837)
-    if len(shape) == 2:
-        return unit.reshape(shape) / np.sqrt(np.float32(shape[1]))
+    if len(shape) > 1:
+        return unit.reshape(shape) / np.sqrt(np.float32(shape[-1]))
     neutral = 1.0 if name.endswith((".weight", ".gamma")) else 0.0  # of a norm, else a bias
     return np.float32(neutral) + unit * np.float32(0.1)
 

@@ -17,7 +17,7 @@ from quantcli.architectures.gemma import GEMMA2, GEMMA3
 from quantcli.architectures.glm import GLM, GLM4
 from quantcli.architectures.gpt2 import GPT2
 from quantcli.architectures.gpt_neox import GPT_NEOX
-from quantcli.architectures.granite import GRANITE
+from quantcli.architectures.granite import GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED
 from quantcli.architectures.internlm import INTERNLM2
 from quantcli.architectures.llama import LLAMA, MISTRAL, MIXTRAL
 from quantcli.architectures.nemotron import NEMOTRON
@@ -38,6 +38,7 @@ FAMILIES = (
     *(LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN2_MOE, QWEN3_MOE, GEMMA2, GEMMA3),
     *(SMOLLM3, PHI3, OLMO2, GRANITE, COHERE, STABLELM, STARCODER2, GPT_NEOX),
     *(NEMOTRON, OLMO3, GPT2, FALCON, GLM, GLM4, INTERNLM2, DEEPSEEK2),
+    *(GRANITE_MOE, GRANITE_MOE_SHARED),
     *(BERT, NOMIC_BERT),
 )
 

@@ -83,7 +83,8 @@ class Mixture:
     """A mixture of experts: each token goes to those of the largest softmax probabilities.
 
     normalized: the weights of a token's experts are scaled so that their sum is 1; shared: one more
-    expert sees all tokens; shared_gate: times the sigmoid of a linear of its own; scaled: the file
+    expert sees all tokens; shared_gate: times the sigmoid of a linear of its own;
+    shared_optional: the file says the size of that expert, or that there is none; scaled: the file
     may say a factor of the weights; divided: where the file says no inner size of an expert, that
     of the mlp is divided among those that a token sees.
     """
@@ -91,6 +92,7 @@ class Mixture:
     normalized: bool
     shared: bool = False
     shared_gate: bool = True
+    shared_optional: bool = False
     scaled: bool = False
     divided: bool = False
 

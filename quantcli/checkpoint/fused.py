@@ -3,6 +3,11 @@
     mlp.experts.gate_up_proj [experts, 2 * n_ff, hidden]    of each the gate's rows, then up's
     mlp.experts.down_proj    [experts, hidden, n_ff]
 
+or as all checkpoints of Granite have them, under other names:
+
+    block_sparse_moe.input_linear.weight     as gate_up_proj
+    block_sparse_moe.output_linear.weight    as down_proj
+
 They are seen as the tensors of single experts that published checkpoints have. In stored order
 these follow each other without gaps.
 """
@@ -19,10 +24,17 @@ from quantcli.checkpoint.safetensors import TENSOR_LIMIT, to_float32
 from quantcli.errors import BadInputError
 
 # Of other classes such tensors are laid out in other ways.
-CLASSES = ("Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM")
+CLASSES = (
+    *("Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"),
+    *("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"),
+)
 
-_FUSED = re.compile(r"(.*\.mlp\.experts)\.(gate_up|down)_proj(?:\.weight)?")
-_ROLES = {"gate_up": ("gate_proj", "up_proj"), "down": ("down_proj",)}
+_FUSED = (
+    re.compile(r"(.*\.mlp)\.experts\.(gate_up|down)_proj(?:\.weight)?"),
+    re.compile(r"(.*\.block_sparse_moe)\.(input|output)_linear\.weight"),
+)
+_BOTH, _DOWN = ("gate_proj", "up_proj"), ("down_proj",)
+_ROLES = {"gate_up": _BOTH, "down": _DOWN, "input": _BOTH, "output": _DOWN}
 
 
 def is_fused(config: Mapping[str, Any]) -> bool:
@@ -36,7 +48,8 @@ def parts_of(tensor: SourceTensor) -> list[SourceTensor]:
 
     Raises: BadInputError (gate and up are of different sizes, too many experts).
     """
-    match = _FUSED.fullmatch(tensor.name)
+    found = (pattern.fullmatch(tensor.name) for pattern in _FUSED)
+    match = next(filter(None, found), None)
     if match is None or len(tensor.shape) != 3:
         return [tensor]
     roles = _ROLES[match[2]]
@@ -44,9 +57,10 @@ def parts_of(tensor: SourceTensor) -> list[SourceTensor]:
     if rows % len(roles) or count * len(roles) > TENSOR_LIMIT:
         raise BadInputError(f"tensor {show(tensor.name)} of shape {tensor.shape} is no experts'")
     shape = rows // len(roles), columns
+    home = (tensor.name,)
     nbytes = tensor.nbytes // max(1, count * len(roles))
     return [
-        SourceTensor(f"{match[1]}.{e}.{r}.weight", tensor.dtype, shape, nbytes, (tensor.name,))
+        SourceTensor(f"{match[1]}.experts.{e}.{r}.weight", tensor.dtype, shape, nbytes, home)
         for e in range(count)
         for r in roles
     ]

@@ -49,6 +49,8 @@ LLAMA_CLASSES = (
     "MixtralForCausalLM",
     "SmolLM3ForCausalLM",
     "GraniteForCausalLM",
+    "GraniteMoeForCausalLM",
+    "GraniteMoeSharedForCausalLM",
 )
 # The converter recognises two families by the size of their vocabulary alone.
 CODE_LLAMA, GRANITE = 32016, 49152

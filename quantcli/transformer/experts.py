@@ -55,6 +55,8 @@ def read_experts(keys: Keys, wiring: Wiring) -> Experts | None:
 def _shared(keys: Keys, mixture: Mixture, n_ff: int) -> int:
     if not mixture.shared:
         return 0
+    if mixture.shared_optional:
+        return keys.count("expert_shared_feed_forward_length", least=0)
     if not mixture.shared_gate:  # several as wide as the others, in one
         return n_ff * keys.count("expert_shared_count")
     return keys.count("expert_shared_feed_forward_length", keys.count("feed_forward_length"))
