@@ -31,7 +31,7 @@ from quantcli.planning.metadata import QUANTIZATION_VERSION, common_metadata, so
 from quantcli.progress import Progress
 from quantcli.recipes import file_type
 from quantcli.recipes.mixes import block_of
-from quantcli.tensor_types import names
+from quantcli.tensor_types import decoded_names
 from quantcli.transformer.layout import EMBEDDING, HEAD, OUTPUT_NORM
 
 Metadata = dict[str, Any]
@@ -212,7 +212,7 @@ def check_requantized(job: Job, source: Source, tensors: Iterable[PlannedTensor]
         if kind in WEIGHT_DTYPES or (kind == tensor.type.name and not measured):
             continue
         where = f"{show(job.source)}: tensor {show(tensor.name)}"
-        if kind not in names():
+        if kind not in decoded_names():
             raise UnsupportedError(
                 f"{where} is {kind}, which cannot be decoded here to become {tensor.type.name}: "
                 "convert a file of F16, BF16 or F32"

@@ -15,7 +15,7 @@ from matplotlib.path import Path
 from quantcli.report.drawing import BIT_LEVELS, FONT_SIZE, HEAT_LEVELS, css, draw
 from quantcli.report.model import Output, TensorReport
 from quantcli.report.words import percent
-from quantcli.tensor_types import get
+from quantcli.tensor_types import stored
 
 LEFT, TOP, ROW, GAP = 104, 22, 24, 8  # pixels: names, block numbers, height of a row, extra space
 NARROWEST, WIDEST = 10, 60  # pixels: limits of a cell's width
@@ -108,7 +108,7 @@ class HeatScale:
 
 def bits(type_name: str) -> int:
     """The step of the colour scale for a tensor type: its bits per weight, rounded down."""
-    kind = get(type_name)
+    kind = stored(type_name)
     whole = int(8 * kind.type_size / kind.block_size)
     return BIT_LEVELS[max(0, bisect_right(BIT_LEVELS, whole) - 1)]
 

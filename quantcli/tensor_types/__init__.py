@@ -9,6 +9,7 @@ from quantcli.tensor_types.f16 import F16
 from quantcli.tensor_types.f32 import F32
 from quantcli.tensor_types.iq4_nl import IQ4_NL
 from quantcli.tensor_types.iq4_xs import IQ4_XS
+from quantcli.tensor_types.mxfp4 import MXFP4
 from quantcli.tensor_types.q2_k import Q2_K
 from quantcli.tensor_types.q3_k import Q3_K
 from quantcli.tensor_types.q4_0 import Q4_0
@@ -25,6 +26,7 @@ __all__ = [
     "TensorType",
     "by_id",
     "check_values",
+    "decoded_names",
     "get",
     "names",
     "stored",
@@ -35,9 +37,10 @@ _TYPES: tuple[TensorType, ...] = (
     *(F32(), F16(), BF16(), Q8_0(), Q6_K(), Q5_K(), Q5_1(), Q5_0()),
     *(Q4_1(), Q4_K(), Q4_0(), IQ4_NL(), IQ4_XS(), Q3_K(), Q2_K()),
 )
+_DECODED = {type.name: type for type in (MXFP4(),)}  # but not chosen
 _COPIED = {type.name: type for type in (I8(), I16(), I32(), I64(), F64())}
 _BY_NAME = {type.name: type for type in _TYPES}
-_BY_ID = {type.ggml_id: type for type in _TYPES}
+_BY_ID = {type.ggml_id: type for type in (*_TYPES, *_DECODED.values())}
 
 
 def names() -> list[str]:
@@ -52,19 +55,24 @@ def get(name: str) -> TensorType:
     return _BY_NAME[name]
 
 
+def decoded_names() -> list[str]:
+    """The names of all tensor types whose weights can be computed."""
+    return [*_BY_NAME, *_DECODED]
+
+
 def stored_names() -> list[str]:
     """The names of all tensor types that a GGUF source may hold."""
-    return [*_BY_NAME, *_COPIED]
+    return [*decoded_names(), *_COPIED]
 
 
 def stored(name: str) -> TensorType:
-    """As `get`, also of types that are only copied. Raises UnsupportedError."""
-    return _COPIED[name] if name in _COPIED else get(name)
+    """As `get`, also of types that are only decoded or copied. Raises UnsupportedError."""
+    return (_DECODED | _COPIED).get(name) or get(name)
 
 
 def by_id(ggml_id: int) -> TensorType:
-    """The tensor type with that ggml id. Raises UnsupportedError."""
+    """The tensor type with that ggml id, if it can be decoded. Raises UnsupportedError."""
     if ggml_id not in _BY_ID:
-        known = ", ".join(f"{type.ggml_id} {type.name}" for type in _TYPES)
+        known = ", ".join(f"{type.ggml_id} {type.name}" for type in _BY_ID.values())
         raise UnsupportedError(f"tensor type id {ggml_id} is not one of {known}")
     return _BY_ID[ggml_id]

@@ -1,4 +1,4 @@
-"""Tensor types that GGUF files may hold and nothing here computes: they are copied as they are."""
+"""Tensor types that GGUF files may hold and nothing here encodes: they are copied as they are."""
 
 from typing import ClassVar, NoReturn
 
@@ -30,7 +30,7 @@ class Copied(TensorType):
         self._refuse()
 
     def _refuse(self) -> NoReturn:
-        raise NotImplementedError(f"{self.name} is only copied")
+        raise NotImplementedError(f"{self.name} is not encoded")
 
 
 class I8(Copied):

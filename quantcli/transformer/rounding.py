@@ -3,7 +3,7 @@
 import numpy as np
 
 from quantcli.kernels.rounding import reciprocal, to_half
-from quantcli.tensor_types import get
+from quantcli.tensor_types import stored
 
 SUPER_BLOCK = 256
 LARGEST = np.float32(127)
@@ -12,10 +12,10 @@ LARGEST = np.float32(127)
 def round_like_llama_cpp(x: np.ndarray, type_name: str) -> np.ndarray:
     """x float32 [rows, n] as a weight of that type meets it (ggml-cpu's vec_dot_type).
 
-    Super-blocks are multiplied with Q8_K (one float32 scale for 256), the legacy blocks with Q8_0
+    Super-blocks are multiplied with Q8_K (one float32 scale for 256), those of 32 with Q8_0
     or Q8_1 (one fp16 scale for 32), F16 and BF16 with their own type, F32 with x itself.
     """
-    kind = get(type_name)
+    kind = stored(type_name)
     if kind.quantized:
         return _round_blocks(x, kind.block_size)
     return x if kind.record.itemsize == x.itemsize else kind.decode(kind.encode(x))
