@@ -119,7 +119,7 @@ def _shared_size(config: Config) -> np.uint32 | None:
 
 GRANITE_MOE_SHARED = replace(
     GRANITE_MOE,
-    name="Granite-MoE with a shared expert",
+    name="Granite-MoE shared",
     classes=("GraniteMoeSharedForCausalLM",),
     computed={"expert_shared_feed_forward_length": _shared_size},
     block=(*GRANITE_MOE.block, *_shared_expert()),
