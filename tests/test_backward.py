@@ -132,7 +132,7 @@ def test_embedding_gradients_are_slopes_of_the_loss(model: Model) -> None:
         assert abs((found.embedding * change).sum() - expected) < 1e-4
 
 
-@pytest.mark.parametrize("number", [0, 1])
+@pytest.mark.parametrize("number", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_blocks_pull_back_what_differences_say(model: Model, number: int) -> None:
     double, n_ctx = Double(model), 5
     block = double.block(number, n_ctx)

@@ -159,6 +159,7 @@ def publishing(folder: Path, extra: str = "") -> Zoo:
     return hub_zoo(folder, manifest)
 
 
+@pytest.mark.slow
 def test_what_met_its_gate_is_published_once(tmp_path: Path) -> None:
     zoo = publishing(tmp_path, "gate = { max_kld = 0.5 }\n")
     with UploadHub(repos={"org/demo": DEMO}) as hub:
