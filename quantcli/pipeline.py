@@ -15,7 +15,8 @@ from quantcli.calibration import Text, calibrate, cut_windows, read_text, unreac
 from quantcli.calibration.calibrate import CONTEXT
 from quantcli.errors import IntegrityError, QuantcliError, ResourceError
 from quantcli.evaluation import Quality, Similarity
-from quantcli.evaluation.evaluate import evaluate, set_exam
+from quantcli.evaluation.evaluate import evaluate
+from quantcli.evaluation.exam import set_exam
 from quantcli.gguf_file import Writer, WrittenFile, check_output, check_space, commit, has_part
 from quantcli.methods.encoded import Cost
 from quantcli.methods.pieces import PIECE_WEIGHTS

@@ -1,19 +1,16 @@
 """Models that embed: their embeddings of a text's windows, compared with a reference's."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quantcli.errors import BadInputError, UsageError
+from quantcli.evaluation.exam import Candidate, Exam
 from quantcli.evaluation.similarity import Similarity, cosine_fields, cosines
 from quantcli.progress import Progress
 from quantcli.transformer import Transformer
 from quantcli.transformer.block import check_finite
 from quantcli.transformer.pooling import pool
-
-if TYPE_CHECKING:
-    from quantcli.evaluation.evaluate import Candidate, Exam
 
 
 def embeds(run: Transformer) -> bool:
@@ -21,7 +18,7 @@ def embeds(run: Transformer) -> bool:
     return run.sizes.wiring.embeds
 
 
-def check_embedding(candidates: Sequence["Candidate"], base: "Candidate | None") -> None:
+def check_embedding(candidates: Sequence[Candidate], base: Candidate | None) -> None:
     """Refuse what cannot be compared.
 
     Raises:
@@ -52,7 +49,7 @@ def check_embedding(candidates: Sequence["Candidate"], base: "Candidate | None")
 
 
 def compare(
-    base: "Candidate", candidates: Sequence["Candidate"], exam: "Exam", progress: Progress
+    base: Candidate, candidates: Sequence[Candidate], exam: Exam, progress: Progress
 ) -> list[Similarity]:
     """How near the embeddings of each are to those of `base`, window by window.
 
@@ -77,7 +74,7 @@ def compare(
     return found
 
 
-def _embeddings(candidate: "Candidate", exam: "Exam", progress: Progress) -> np.ndarray:
+def _embeddings(candidate: Candidate, exam: Exam, progress: Progress) -> np.ndarray:
     hidden = candidate.run.hidden(exam.windows, progress=progress)
     found = pool(hidden, candidate.run.sizes.pooling)
     check_finite(found, f"the embeddings of {candidate.name}")

@@ -1,45 +1,21 @@
 """evaluate: several models on one text, alone or against one reference."""
 
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from quantcli.calibration.text import Text, cut_windows
+from quantcli.calibration.text import Text
 from quantcli.errors import BadInputError, UsageError
 from quantcli.evaluation.embedding import check_embedding, compare, embeds
+from quantcli.evaluation.exam import Candidate, Exam, set_exam
 from quantcli.evaluation.predictions import Predictions, read_predictions
-from quantcli.evaluation.protocol import SHORTEST_CONTEXT, scored, targets
+from quantcli.evaluation.protocol import scored, targets
 from quantcli.evaluation.quality import Quality, against, alone
 from quantcli.evaluation.similarity import Similarity
 from quantcli.model import Model, open_model
 from quantcli.progress import Progress, Silent
 from quantcli.transformer import Transformer
 from quantcli.transformer.scratch import hidden_states
-
-
-@dataclass(frozen=True)
-class Exam:
-    """What a model is asked: windows int32 [n, context] of a text, and how it computes."""
-
-    windows: np.ndarray
-    text_sha256: str
-    activations: str
-
-    @property
-    def context(self) -> int:
-        """Tokens per window."""
-        return self.windows.shape[1]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A model ready to run, under the name that messages give it."""
-
-    name: str
-    model: Model
-    run: Transformer
 
 
 def evaluate(
@@ -93,24 +69,6 @@ def evaluate(
         read = read_predictions(runs, hidden, wanted, runs[0].n_vocab, threads, progress)
         found += [_quality(c, exam, p, read[0]) for c, p in zip(group, read, strict=True)]
     return found if reference is None else found[1:]
-
-
-def set_exam(
-    model: Model,
-    text: Text,
-    context: int = 512,
-    chunks: int | None = None,
-    activations: str = "float",
-) -> Exam:
-    """The windows of a text in the model's tokens, at most `chunks`; no weights are read.
-
-    Raises: see calibration.text.cut_windows; UsageError (a context too short to score a token).
-    """
-    if context < SHORTEST_CONTEXT:
-        raise UsageError(f"--context {context} is too short; give at least {SHORTEST_CONTEXT}")
-    limit = None if chunks is None else chunks * context
-    windows = cut_windows(text, model.metadata, context, limit)
-    return Exam(windows, hashlib.sha256(text.content.encode()).hexdigest(), activations)
 
 
 def check_comparable(base: Candidate, other: Candidate, context: int) -> None:
