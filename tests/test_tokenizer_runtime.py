@@ -12,7 +12,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from tiny_tokenizers import DATA, STYLES, VOCAB_SIZE, edit, text, write_tokenizer
+from tiny_tokenizers import CASES, DATA, STYLES, VOCAB_SIZE, edit, text, write_tokenizer
 from tokenizer_source import FolderSource
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 
@@ -123,6 +123,14 @@ def test_styles(style: str, with_model: bool, tmp_path: Path) -> None:
             sample = unicodedata.normalize("NFC", sample) if style == "qwen2" else sample
             sample = UNLIKE.sub("", sample) if style == "bert" else sample
             assert tokenize(sample) == reference.encode(sample).ids
+
+
+def test_gemma4(tmp_path: Path) -> None:
+    CASES["gemma4"].write(tmp_path)
+    reference = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    with llama_cpp(tmp_path, VOCAB_SIZE["gemma4"]) as tokenize:
+        for sample in (text(), CHECK_TEXT, MORE, "a<|turn>b<turn|>\n<|channel>c<|image|>"):
+            assert tokenize(sample)[1:] == reference.encode(sample).ids
 
 
 @pytest.mark.parametrize(("style", "name"), [("qwen1", "qwen2"), ("kimi", "kimi-k2")])

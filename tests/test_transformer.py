@@ -91,6 +91,13 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
         "grouped",
         {"with_tensor": {"attn_norm_2": replace(_FALCON, norms=("attn_norm", "attn_norm_2"))}},
     ),
+    ("gemma4", "tied", {"rope": "norm"}),
+    ("gemma4", "tied", {"activation": "silu"}),
+    ("gemma4", "tied", {"attention_scale": None}),
+    ("gemma4", "tied", {"value_norm": False}),
+    ("gemma4", "tied", {"scaled_embedding": False}),
+    ("gemma4", "odd", {"logit_cap": None}),
+    ("gemma4", "odd", {"post_norms": ("post_ffw_norm", "post_attention_norm")}),
     ("qwen3moe", "eight", {"mixture": Mixture(normalized=False)}),
     ("qwen2moe", "shared", {"mixture": Mixture(normalized=True, shared=True)}),
 ]

@@ -13,10 +13,10 @@ from typing import Any
 DATA = Path(__file__).parent / "data" / "tokenizer"
 
 # Rows of the embedding to give a model with this tokenizer; qwen2 has 499 tokens and needs padding.
-VOCAB_SIZE = {"llama3": 512, "qwen2": 512, "gpt2": 448, "llama2": 641, "gemma": 680}
+VOCAB_SIZE = {"llama3": 512, "qwen2": 512, "gpt2": 448, "llama2": 641, "gemma": 680, "gemma4": 682}
 VOCAB_SIZE |= {"bert": 416, "t5": 448, "xlmr": 402, "qwen1": 704, "kimi": 752}
-# Those with a tokenizer.json; the rest are ranks alone.
-STYLES = tuple(style for style in VOCAB_SIZE if style not in ("qwen1", "kimi"))
+# Those that a tokenizer.json tells; the rest are ranks alone, or told by the class of the model.
+STYLES = tuple(style for style in VOCAB_SIZE if style not in ("qwen1", "kimi", "gemma4"))
 BPE_STYLES = ("llama3", "qwen2", "gpt2", "llama2", "gemma")
 
 
@@ -130,6 +130,18 @@ def _edges(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", lambda c: c.update(chat_template=templates))
 
 
+def _other_names(folder: Path) -> None:
+    """Special tokens in a list, in a dictionary, by description; one that nothing names."""
+
+    def rename(config: dict[str, Any]) -> None:
+        del config["mask_token"], config["sot_token"]
+        config["extra_special_tokens"] = {"image_token": "<|video|>"}
+        config["additional_special_tokens"] = ["<table>", "<more>"]
+        config["pad_token"] = {"content": "<pad>", "__type": "AddedToken"}
+
+    edit(folder / "tokenizer_config.json", rename)
+
+
 CASES = {
     "llama3": Case("llama3", "LlamaForCausalLM"),
     "llama3-other-end": Case("llama3", "LlamaForCausalLM", _ends_with_other_token),
@@ -153,4 +165,6 @@ CASES = {
     "mistral": Case("llama2", "MistralForCausalLM"),
     "gemma2": Case("gemma", "Gemma2ForCausalLM"),
     "gemma3": Case("gemma", "Gemma3ForCausalLM"),
+    "gemma4": Case("gemma4", "Gemma4ForCausalLM"),
+    "gemma4-names": Case("gemma4", "Gemma4ForConditionalGeneration", _other_names),
 }

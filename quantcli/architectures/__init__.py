@@ -12,6 +12,7 @@ from quantcli.architectures.cohere import COHERE
 from quantcli.architectures.config import show
 from quantcli.architectures.falcon import FALCON
 from quantcli.architectures.gemma import GEMMA2, GEMMA3
+from quantcli.architectures.gemma4 import GEMMA4
 from quantcli.architectures.gpt2 import GPT2
 from quantcli.architectures.gpt_neox import GPT_NEOX
 from quantcli.architectures.granite import GRANITE
@@ -32,7 +33,7 @@ __all__ = ["Architecture", "OutputTensor", "Wiring", "find", "find_wiring", "sup
 FAMILIES = (
     *(LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN2_MOE, QWEN3_MOE, GEMMA2, GEMMA3),
     *(SMOLLM3, PHI3, OLMO2, GRANITE, COHERE, STABLELM, STARCODER2, GPT_NEOX),
-    *(NEMOTRON, OLMO3, GPT2, FALCON),
+    *(NEMOTRON, OLMO3, GPT2, FALCON, GEMMA4),
 )
 
 _BY_CLASS = {name: family for family in FAMILIES for name in family.classes}

@@ -130,7 +130,7 @@ class Architecture:
             made
             for number in range(n_blocks)
             for tensor in self.block
-            if tensor.when is None or tensor.when(checked)
+            if tensor.in_block(checked, number)
             for made in source.take(tensor, number)
         ]
         final = source.take(self.final_norm)
@@ -144,7 +144,7 @@ class Architecture:
         if self.rope is None:
             return []
         rope = self.rope.read(config)
-        factors = frequency_factors(rope, config.count("head_dim"))
+        factors = frequency_factors(rope)
         named = long_factors(rope) if factors is None else {"rope_freqs": factors}
         return [OutputTensor(f"{name}.weight", w.shape, data=w) for name, w in named.items()]
 

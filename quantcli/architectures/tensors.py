@@ -26,7 +26,8 @@ class Tensor:
     (Gemma's norms multiply by 1 + weight); experts: the key with the number of experts, whose
     matrices of that shape are stacked (their number is the second "{}" of `source`);
     transposed: the checkpoint holds the transpose of the weight (GPT-2's Conv1D); when: whether a
-    config has it, None: all do.
+    config has it, None: all do; blocks: which blocks have it, None: all of them; bare: the source's
+    name has no ".weight".
     """
 
     gguf: str
@@ -39,6 +40,14 @@ class Tensor:
     experts: str = ""
     transposed: bool = False
     when: Callable[[Config], bool] | None = None
+    blocks: Callable[[Config], np.ndarray] | None = None
+    bare: bool = False
+
+    def in_block(self, config: Config, number: int) -> bool:
+        """Whether block `number` of a model has it. Raises BadInputError."""
+        if self.when is not None and not self.when(config):
+            return False
+        return self.blocks is None or bool(self.blocks(config)[number])
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +132,8 @@ class SourceTensors:
         if tensor.experts:
             return [self._stack(tensor, block)]
         source, gguf = tensor.source.format(block), tensor.gguf.format(block)
-        taken = [self._one(tensor, f"{source}.weight", f"{gguf}.weight", tensor.shape)]
+        weight = source if tensor.bare else f"{source}.weight"
+        taken = [self._one(tensor, weight, f"{gguf}.weight", tensor.shape)]
         if tensor.bias or (tensor.bias is None and self.has(f"{source}.bias")):
             bias = replace(tensor, add=0.0, transposed=False)
             taken.append(self._one(bias, f"{source}.bias", f"{gguf}.bias", tensor.shape[:1]))

@@ -21,6 +21,8 @@ SITES = MappingProxyType(
 FUSED_QKV = MappingProxyType({**SITES, "attn": ("attn_qkv",)})
 FUSED_GATE = MappingProxyType({**SITES, "ffn": ("ffn_up",)})
 FUSED = MappingProxyType({**FUSED_QKV, "ffn": ("ffn_up",)})
+# Without values of their own.
+KEYS_AS_VALUES = MappingProxyType({**SITES, "attn": ("attn_q", "attn_k")})
 
 # What a scale of an input's columns can be divided out of, without a change to the function: a norm
 # right before the linears, or a linear whose rows become the columns. Attention is linear in v (a
@@ -88,7 +90,11 @@ class Wiring:
     None: that of the other blocks; attention_cap, logit_cap: soft caps unless the file says, 0
     none, None never; mixture: of experts in place of the mlp, if the file has some; positions: a
     learned vector for each place in the window is added to the scaled embedding; with_tensor: the
-    wiring of files whose blocks have a tensor of that name, in place of this one.
+    wiring of files whose blocks have a tensor of that name, in place of this one; attention_scale:
+    of attention scores, None: by head size; local_heads: sliding blocks have sizes of heads of
+    their own; global_sites: the linears of the other blocks where they differ, which take what k
+    returns for v, too, if there is no attn_v; value_norm: each head of v is divided by its root
+    mean square; block_scale: hidden states are multiplied by a number of each block after it.
     """
 
     rope: str
@@ -118,3 +124,8 @@ class Wiring:
     mixture: Mixture | None = None
     positions: bool = False
     with_tensor: Mapping[str, "Wiring"] = field(default_factory=dict)
+    attention_scale: float | None = None
+    local_heads: bool = False
+    global_sites: Mapping[str, tuple[str, ...]] | None = None
+    value_norm: bool = False
+    block_scale: bool = False

@@ -31,6 +31,7 @@ DEFAULT_IDS = {
     "llama": {"bos": 1, "eos": 2, "unk": 0},
     "bert": {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
     "t5": {"eos": 1, "unk": 2, "pad": 0},
+    "gemma4": {},
 }
 ADD_KINDS = ("bos", "eos", "sep")
 SURROUNDING_LIMIT = 64
@@ -66,7 +67,7 @@ def special_tokens(
     for kind in (*KINDS, "eot"):
         candidates: list[Any] = []
         if tokenizer_config:
-            candidates.append(ids.get(_content(names.get(f"{kind}_token"))))
+            candidates.append(ids.get(content_of(names.get(f"{kind}_token"))))
         # An "eot" is only ever an end of sequence that the post-processor overruled.
         if kind != "eot" or "eot_token" in names:
             key = f"{kind}_token_id"
@@ -108,7 +109,7 @@ def normalizer_keys(normalizer: object) -> dict[str, Any]:
             return {}
 
 
-def _content(name: object) -> str:
+def content_of(name: object) -> str:
     """A token is named by its text or by a whole description of it."""
     content = name.get("content") if isinstance(name, dict) else name
     return content if isinstance(content, str) else ""

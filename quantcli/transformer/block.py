@@ -45,7 +45,8 @@ def sites_of(sizes: Hyperparameters, number: int) -> dict[str, Site]:
         weights = tuple(f"blk.{number}.{name}.weight" for name in linears)
         return Site(f"blk.{number}.{short}", weights, expert)
 
-    found = {short: site(short, linears) for short, linears in sizes.wiring.sites.items()}
+    linears_of = sizes.of(number).wiring.sites
+    found = {short: site(short, linears) for short, linears in linears_of.items()}
     if sizes.experts is None:
         return found
     found = {short: found[short] for short in ATTENTION}
@@ -72,7 +73,8 @@ class Block:
         rounding: Rounding | None,
     ) -> None:
         """weights: float32 by full name; rope: see Rope.table; rounding: of linears' inputs."""
-        self.sizes, self.wiring = sizes, sizes.wiring
+        self.sizes = sizes.of(number)
+        self.wiring = self.sizes.wiring
         self._prefix = f"blk.{number}."
         self._window = sizes.windows[number]
         self.sites = sites_of(sizes, number)
@@ -155,6 +157,8 @@ class Block:
         if self.sizes.residual_scale != 1:
             added = added * np.float32(self.sizes.residual_scale)
         flat += added
+        if self.wiring.block_scale and short == "ffn_down":
+            flat *= self.weights[self.full("layer_output_scale")]
         return flat
 
     def _attention(self, projected: list[np.ndarray], windows: tuple[int, ...]) -> np.ndarray:
@@ -164,6 +168,8 @@ class Block:
         q, k, v = (y.reshape(*windows, -1, self.sizes.head_dim) for y in (q, k, v))
         if self.wiring.qk_norm and not self.wiring.joint_qk_norm:
             q, k = self._norm_heads(q, "attn_q_norm"), self._norm_heads(k, "attn_k_norm")
+        if self.wiring.value_norm:
+            v = rms_norm(v, np.ones(v.shape[-1], v.dtype), self.sizes.eps)
         q = rotate(q, self._rope_q, self.wiring.rope, self.sizes.attention_scale)
         k = rotate(k, self._rope_k, self.wiring.rope)
         out = np.empty_like(q)
@@ -199,7 +205,9 @@ class Block:
 
 
 def split_heads(projected: list[np.ndarray], sizes: Hyperparameters) -> list[np.ndarray]:
-    """q, k, v [tokens, n] of what the linears of the first site return, one or three."""
+    """q, k, v [tokens, n] of what the linears of the first site return: one, two or three."""
+    if len(projected) == 2:
+        return [*projected, projected[1]]
     if len(projected) > 1:
         return projected
     q, kv = sizes.n_head * sizes.head_dim, sizes.n_head_kv * sizes.head_dim
