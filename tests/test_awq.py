@@ -128,6 +128,7 @@ LEFT_OUT = {
     "nemotron": ["ffn_down"],
     "olmo3": ["attn", "ffn"],
     "gpt2": ["ffn_down"],
+    "gemma4": ["attn_output"],  # a norm of v
     "falcon": ["attn", "ffn", "ffn_down"],  # one norm, unless there are two
     "deepseek2": ["attn_v_b"],  # latent vectors, in which keys are compared, too
 }

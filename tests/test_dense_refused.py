@@ -34,6 +34,22 @@ BAD: list[Case] = [
     ("olmo3-odd", {"layer_types": [[], {}]}, "layer_types"),
     ("olmo3-odd", {"sliding_window": None}, "no value for sliding_window"),
     ("gpt_neox-odd", {"use_parallel_residual": 1}, "use_parallel_residual = 1"),
+    ("gemma4-tied", {"num_global_key_value_heads": 3}, "num_global_key_value_heads = 3"),
+    ("gemma4-tied", {"global_head_dim": 33}, "global_head_dim = 33"),
+    ("gemma4-tied", {"global_head_dim": 32}, "layers.5.self_attn.q_proj.weight"),
+    ("gemma4-tied", {"num_global_key_value_heads": 2}, "layers.5.self_attn.k_proj.weight"),
+    ("gemma4-odd", {"layer_types": ["full_attention"] * 4}, "layers.1.self_attn.q_proj.weight"),
+    (
+        "gemma4-odd",
+        {"layer_types": ["full_attention"] + ["sliding_attention"] * 3},
+        "the last layer slides",
+    ),
+    ("gemma4-odd", {"layer_types": ["full_attention"]}, "layer_types"),
+    (
+        "gemma4-odd",
+        {"rope_parameters": {"full_attention": {"rope_type": "proportional"}}},
+        "no partial_rotary_factor",
+    ),
     ("gpt2-odd", {"n_embd": 64, "n_head": 2}, "'transformer.wte.weight' has shape (448, 96)"),
     ("gpt2-odd", {"n_positions": 256, "n_ctx": None}, "max_position_embeddings = 256"),
     ("gpt2-tied", {"tie_word_embeddings": False}, "lm_head.weight"),
@@ -52,7 +68,31 @@ BAD: list[Case] = [
     ("internlm2-gqa", {"intermediate_size": 500}, "intermediate_size = 500"),
 ]
 
+_DEFAULT = {"full_attention": {"rope_type": "default", "rope_theta": 1e6}}
+_PROPORTIONAL = {
+    "rope_type": "proportional",
+    "rope_theta": 1e6,
+    "partial_rotary_factor": 0.5,
+}
+_FACTOR = {"full_attention": {**_PROPORTIONAL, "factor": 8.0}}
+_PARTIAL = {
+    "full_attention": _PROPORTIONAL,
+    "sliding_attention": {"rope_theta": 1e4, "partial_rotary_factor": 0.5},
+}
+
 UNSUPPORTED: list[Case] = [
+    ("gemma4-tied", {"hidden_size_per_layer_input": 256}, "E2B and E4B"),
+    ("gemma4-tied", {"num_kv_shared_layers": 2}, "num_kv_shared_layers = 2"),
+    ("gemma4-tied", {"enable_moe_block": True}, "26B-A4B"),
+    ("gemma4-tied", {"use_double_wide_mlp": True}, "two widths"),
+    ("gemma4-tied", {"attention_k_eq_v": False}, "attention_k_eq_v = False"),
+    ("gemma4-tied", {"final_logit_softcapping": None}, "final_logit_softcapping"),
+    ("gemma4-tied", {"per_layer_config": {"5": {"head_dim": 64}}}, "per_layer_config"),
+    ("gemma4-tied", {"use_bidirectional_attention": "all"}, "use_bidirectional_attention = 'all'"),
+    ("gemma4-tied", {"attention_bias": True}, "attention_bias = True"),
+    ("gemma4-tied", {"rope_parameters": _DEFAULT}, "'default' is not supported"),
+    ("gemma4-tied", {"rope_parameters": _FACTOR}, "factor = 8.0"),
+    ("gemma4-tied", {"rope_parameters": _PARTIAL}, "partial_rotary_factor = 0.5"),
     ("smollm3-tied", {"no_rope_layers": [1, 1, 0, 1]}, "no_rope_layers"),
     ("smollm3-tied", {"no_rope_layer_interval": 3}, "no_rope_layer_interval = 3"),
     ("smollm3-tied", {"use_sliding_window": True}, "use_sliding_window"),

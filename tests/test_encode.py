@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_tokenizers import BPE_STYLES, CASES, STYLES, VOCAB_SIZE, text, write_tokenizer
+from tiny_tokenizers import BPE_STYLES, CASES, STYLES, VOCAB_SIZE, edit, text, write_tokenizer
 from tokenizer_source import FolderSource
 from tokenizers import Tokenizer
 
@@ -46,6 +46,43 @@ def test_ids_are_the_originals(folder: Path, style: str, sample: str) -> None:
     normal = unicodedata.normalize("NFC", sample)
     rebuilt = Encoder.from_metadata(metadata_of(folder, style))
     assert rebuilt.encode(normal) == original.encode(normal, add_special_tokens=False).ids
+
+
+@pytest.mark.parametrize(
+    "sample", [text(), HARD, "\n\n\n\n\n", ""], ids=["text", "hard", "lines", "-"]
+)
+def test_gemma4(tmp_path: Path, sample: str) -> None:
+    CASES["gemma4"].write(tmp_path)
+    metadata = read_tokenizer(FolderSource(tmp_path), VOCAB_SIZE["gemma4"])
+    original = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    encoder = Encoder.from_metadata(metadata)
+    assert encoder.encode(sample) == original.encode(sample, add_special_tokens=False).ids
+    # Shown to whoever reads a chat, so found in text; a turn is a control token.
+    ids = encoder.encode(f"{sample}<|channel><|turn>")
+    channel, turn = (original.token_to_id(text) for text in ("<|channel>", "<|turn>"))
+    assert channel in ids
+    assert turn not in ids
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"normalizer": {"type": "Prepend", "prepend": "▁"}}, "a space before the text"),
+        ({"normalizer": {"type": "Lowercase"}}, "Lowercase"),
+    ],
+)
+def test_gemma4_with_other_steps(tmp_path: Path, change: dict[str, Any], named: str) -> None:
+    CASES["gemma4"].write(tmp_path)
+    edit(tmp_path / "tokenizer.json", lambda document: document.update(change))
+    with pytest.raises(UnsupportedError, match=named):
+        read_tokenizer(FolderSource(tmp_path), VOCAB_SIZE["gemma4"])
+
+
+def test_gemma4_without_its_merges(tmp_path: Path) -> None:
+    CASES["gemma4"].write(tmp_path)
+    (tmp_path / "tokenizer.json").unlink()
+    with pytest.raises(UnsupportedError, match=r"Gemma 4 needs its tokenizer\.json"):
+        read_tokenizer(FolderSource(tmp_path), VOCAB_SIZE["gemma4"])
 
 
 def test_demo(demo: Path) -> None:

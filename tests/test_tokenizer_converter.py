@@ -10,6 +10,7 @@ from tiny_tokenizers import CASES, DATA, VOCAB_SIZE
 from tokenizer_source import FolderSource
 from tokenizers import Tokenizer
 
+from quantcli import architectures
 from quantcli.tokenizer import read_tokenizer
 from quantcli.tokenizer.bpe import parse_bpe
 from quantcli.tokenizer.encoder import build_encoder
@@ -17,9 +18,11 @@ from quantcli.tokenizer.pre_tokenizer import fingerprint
 from quantcli.tokenizer.vocab_merges import read_vocab_merges
 from quantcli.tokenizer.wordpiece import build_wordpiece, parse_wordpiece
 
+GEMMA4 = {"architectures": ["Gemma4ForCausalLM"]}
 RECORD = json.loads((DATA / "converter.json").read_text(encoding="utf-8"))
 # What the converter adds for a family, whatever its tokenizer.
 FAMILY = {name: {"tokenizer.ggml.add_space_prefix": False} for name in ("gemma2", "gemma3")}
+FAMILY |= dict.fromkeys(("gemma4", "gemma4-names"), architectures.find(GEMMA4).tokenizer)
 # Where a file that the converter does not read says more. In llama.cpp a text "<gold>" is found as
 # a token of that very spelling only.
 EXTRA_IDS = {400 + i: (f"<extra_id_{3 - i}>", 3, -1000.0) for i in range(4)}

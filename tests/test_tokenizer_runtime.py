@@ -46,6 +46,14 @@ def test_styles(style: str, with_model: bool, tmp_path: Path) -> None:
             assert tokenize(sample) == reference.encode(sample).ids
 
 
+def test_gemma4(tmp_path: Path) -> None:
+    CASES["gemma4"].write(tmp_path)
+    reference = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    with llama_cpp(tmp_path, VOCAB_SIZE["gemma4"]) as tokenize:
+        for sample in (text(), CHECK_TEXT, MORE, "a<|turn>b<turn|>\n<|channel>c<|image|>"):
+            assert tokenize(sample)[1:] == reference.encode(sample).ids
+
+
 @pytest.mark.parametrize(("style", "name"), [("qwen1", "qwen2"), ("kimi", "kimi-k2")])
 def test_ranks(style: str, name: str, tmp_path: Path) -> None:
     """The ranks are those of the qwen2 tokenizer: its ids are the reference."""

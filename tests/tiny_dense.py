@@ -82,6 +82,26 @@ FAMILIES: dict[str, Config] = {
         "norm_eps": 1e-5,
         "partial_rotary_factor": 0.5,
     },
+    "gemma4": {
+        "architectures": ["Gemma4ForCausalLM"],
+        "model_type": "gemma4_text",
+        "hidden_activation": "gelu_pytorch_tanh",
+        "num_hidden_layers": 6,
+        "intermediate_size": 256,
+        "head_dim": 32,
+        "global_head_dim": 64,
+        "num_global_key_value_heads": 1,
+        "attention_k_eq_v": True,
+        "hidden_size_per_layer_input": 0,
+        "vocab_size_per_layer_input": 682,
+        "num_kv_shared_layers": 0,
+        "enable_moe_block": False,
+        "moe_intermediate_size": None,
+        "use_double_wide_mlp": False,
+        "final_logit_softcapping": 30.0,
+        "sliding_window": 64,
+        "tie_word_embeddings": True,
+    },
     "olmo3": {
         "architectures": ["Olmo3ForCausalLM"],
         "hidden_act": "silu",
@@ -250,6 +270,36 @@ VARIANTS: dict[tuple[str, str], tuple[Config, str, str, int]] = {
         "F32",
         2,
     ),
+    ("gemma4", "tied"): (
+        {"use_bidirectional_attention": "vision"},
+        "gemma4",
+        "BF16",
+        1,
+    ),
+    ("gemma4", "odd"): (
+        {
+            **ODD,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 48,
+            "global_head_dim": 32,
+            "num_global_key_value_heads": None,
+            "final_logit_softcapping": 20.0,
+            "layer_types": ["full_attention", *["sliding_attention"] * 2, "full_attention"],
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 20000.0},
+                "full_attention": {
+                    "rope_type": "proportional",
+                    "rope_theta": 500000.0,
+                    "partial_rotary_factor": 0.5,
+                },
+            },
+        },
+        "gemma4",
+        "F32",
+        2,
+    ),
     ("gpt2", "tied"): ({"tie_word_embeddings": True}, "gpt2", "BF16", 1),
     ("gpt2", "odd"): ({**ODD_MHA, "layer_norm_epsilon": 1e-6}, "gpt2", "F32", 2),
     ("falcon", "shared"): ({"tie_word_embeddings": True}, "gpt2", "BF16", 1),
@@ -316,6 +366,7 @@ VARIANTS[("internlm2", "odd")] = (
 def shapes_of(family: str, config: Config) -> Shapes:
     """Every tensor in stored order."""
     others = {"gpt_neox": _gpt_neox, "gpt2": _gpt2, "falcon": _falcon, "internlm2": _internlm2}
+    others["gemma4"] = _gemma4
     return others.get(family, _llama_like)(family, config)
 
 
@@ -381,6 +432,30 @@ def _norms(family: str, hidden: int, q: int, kv: int) -> dict[str, int]:
     if family == "glm4":
         norms |= {"post_self_attn_layernorm": hidden, "post_mlp_layernorm": hidden}
     return norms
+
+
+def _gemma4(_: str, config: Config) -> Shapes:
+    hidden, wide = config["hidden_size"], config["intermediate_size"]
+    heads, blocks = config["num_attention_heads"], config["num_hidden_layers"]
+    local = config.get("layer_types") or (["sliding_attention"] * 5 + ["full_attention"]) * blocks
+    shapes: Shapes = {"model.embed_tokens.weight": (config["vocab_size"], hidden)}
+    for i in range(blocks):
+        slides = local[i] == "sliding_attention"
+        size = config["head_dim" if slides else "global_head_dim"]
+        groups = config["num_key_value_heads"]
+        if not slides:
+            groups = config["num_global_key_value_heads"] or groups
+        linears = _linears("gemma4", hidden, wide, heads * size, groups * size)
+        if not slides:
+            del linears["self_attn.v_proj"]
+        norms = ("input_layernorm", "post_attention_layernorm")
+        norms += ("pre_feedforward_layernorm", "post_feedforward_layernorm")
+        linears |= dict.fromkeys(norms, (hidden,))
+        linears |= {f"self_attn.{name}_norm": (size,) for name in "qk"}
+        shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in linears.items()}
+        shapes[f"model.layers.{i}.layer_scalar"] = (1,)
+    shapes["model.norm.weight"] = (hidden,)
+    return shapes
 
 
 def _gpt_neox(_: str, config: Config) -> Shapes:

@@ -458,7 +458,8 @@ def _random(name: str, shape: tuple[int, ...], bits: np.random.PCG64) -> np.ndar
     unit = (lanes.sum(axis=1, dtype=np.int64) - 2 * 65535).astype(np.float32) / np.float32(37837)
     if len(shape) > 1:
         return unit.reshape(shape) / np.sqrt(np.float32(shape[-1]))
-    neutral = 1.0 if name.endswith((".weight", ".gamma")) else 0.0  # of a norm, else a bias
+    # Of a norm or a scale, else a bias.
+    neutral = 1.0 if name.endswith((".weight", ".gamma", "layer_scalar")) else 0.0
     return np.float32(neutral) + unit * np.float32(0.1)
 
 

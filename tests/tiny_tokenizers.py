@@ -18,7 +18,7 @@ VOCAB_SIZE |= {"bert": 416, "t5": 448, "xlmr": 402, "qwen1": 704, "kimi": 752}
 # Those with a tokenizer.json; the rest are ranks alone.
 STYLES = tuple(style for style in VOCAB_SIZE if style not in ("qwen1", "kimi"))
 # Of single families, in their cases and checkpoints only.
-VOCAB_SIZE |= {"glm": 448, "internlm2": 640}
+VOCAB_SIZE |= {"glm": 448, "internlm2": 640, "gemma4": 682}
 BPE_STYLES = ("llama3", "qwen2", "gpt2", "llama2", "gemma")
 
 
@@ -246,6 +246,18 @@ def _base_model(folder: Path) -> None:
     edit(folder / "tokenizer_config.json", rename)
 
 
+def _other_names(folder: Path) -> None:
+    """Special tokens in a list, in a dictionary, by description; one that nothing names."""
+
+    def rename(config: dict[str, Any]) -> None:
+        del config["mask_token"], config["sot_token"]
+        config["extra_special_tokens"] = {"image_token": "<|video|>"}
+        config["additional_special_tokens"] = ["<table>", "<more>"]
+        config["pad_token"] = {"content": "<pad>", "__type": "AddedToken"}
+
+    edit(folder / "tokenizer_config.json", rename)
+
+
 CASES = {
     "llama3": Case("llama3", "LlamaForCausalLM"),
     "llama3-other-end": Case("llama3", "LlamaForCausalLM", _ends_with_other_token),
@@ -282,4 +294,6 @@ CASES = {
     "mistral": Case("llama2", "MistralForCausalLM"),
     "gemma2": Case("gemma", "Gemma2ForCausalLM"),
     "gemma3": Case("gemma", "Gemma3ForCausalLM"),
+    "gemma4": Case("gemma4", "Gemma4ForCausalLM"),
+    "gemma4-names": Case("gemma4", "Gemma4ForConditionalGeneration", _other_names),
 }

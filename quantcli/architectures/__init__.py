@@ -14,6 +14,7 @@ from quantcli.architectures.config import show
 from quantcli.architectures.deepseek import DEEPSEEK2
 from quantcli.architectures.falcon import FALCON
 from quantcli.architectures.gemma import GEMMA2, GEMMA3
+from quantcli.architectures.gemma4 import GEMMA4
 from quantcli.architectures.glm import GLM, GLM4
 from quantcli.architectures.gpt2 import GPT2
 from quantcli.architectures.gpt_neox import GPT_NEOX
@@ -37,7 +38,7 @@ __all__ = ["Architecture", "OutputTensor", "Wiring", "embeds", "find", "find_wir
 FAMILIES = (
     *(LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN2_MOE, QWEN3_MOE, GEMMA2, GEMMA3),
     *(SMOLLM3, PHI3, OLMO2, GRANITE, COHERE, STABLELM, STARCODER2, GPT_NEOX),
-    *(NEMOTRON, OLMO3, GPT2, FALCON, GLM, GLM4, INTERNLM2, DEEPSEEK2),
+    *(NEMOTRON, OLMO3, GPT2, FALCON, GLM, GLM4, INTERNLM2, GEMMA4, DEEPSEEK2),
     *(GRANITE_MOE, GRANITE_MOE_SHARED),
     *(BERT, NOMIC_BERT),
 )

@@ -147,7 +147,7 @@ class Architecture:
         if self.rope is None:
             return []
         rope = self.rope.read(config)
-        factors = frequency_factors(rope, config.count("head_dim"))
+        factors = frequency_factors(rope)
         named = long_factors(rope) if factors is None else {"rope_freqs": factors}
         return [OutputTensor(f"{name}.weight", w.shape, data=w) for name, w in named.items()]
 

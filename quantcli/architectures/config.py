@@ -17,6 +17,7 @@ UINT32_MAX = 2**32 - 1
 # What the configuration classes compute for a key without value: another key, or a division.
 _DERIVED = {
     "num_key_value_heads": "num_attention_heads",
+    "num_global_key_value_heads": "num_key_value_heads",
     "head_dim": "hidden_size/num_attention_heads",
     "num_experts": "num_local_experts",
 }

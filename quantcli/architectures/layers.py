@@ -115,6 +115,24 @@ def equal_heads(config: Config) -> None:
         )
 
 
+def sliding_blocks(config: Config, period: int) -> np.ndarray:
+    """bool: which blocks see a window only; all but every `period`-th unless the file says.
+
+    Raises BadInputError.
+    """
+    n_blocks = config.count("num_hidden_layers")
+    given = config.get("layer_types")
+    if given is None:
+        return np.array([number % period != 0 for number in range(1, n_blocks + 1)])
+    if (
+        not isinstance(given, list)
+        or len(given) != n_blocks
+        or not all(kind in ("full_attention", "sliding_attention") for kind in given)
+    ):
+        raise bad(f"layer_types = {show(given)}, expected {n_blocks} kinds of attention")
+    return np.array([kind == "sliding_attention" for kind in given])
+
+
 def experts(
     count: str, width: str, router: str, source: str, names: tuple[str, str, str]
 ) -> tuple[Tensor, ...]:

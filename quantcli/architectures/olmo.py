@@ -1,12 +1,10 @@
 """OLMo 2 and 3: norms after attention and mlp instead of before, norms over all heads of q, k."""
 
 from dataclasses import replace
-
-import numpy as np
+from functools import partial
 
 from quantcli.architectures.architecture import Architecture, Parameter
-from quantcli.architectures.config import Config, bad, show
-from quantcli.architectures.layers import SIZES, attention, gated_mlp, norm
+from quantcli.architectures.layers import SIZES, attention, gated_mlp, norm, sliding_blocks
 from quantcli.architectures.rope import RopeStyle
 from quantcli.architectures.wiring import Wiring, folds_without
 
@@ -45,28 +43,13 @@ OLMO2 = Architecture(
 )
 
 
-def _sliding(config: Config) -> np.ndarray:
-    """bool: which blocks see a window only; all but every fourth unless the file says."""
-    n_blocks = config.count("num_hidden_layers")
-    given = config.get("layer_types")
-    if given is None:
-        return np.array([number % 4 != 0 for number in range(1, n_blocks + 1)])
-    if (
-        not isinstance(given, list)
-        or len(given) != n_blocks
-        or not all(kind in ("full_attention", "sliding_attention") for kind in given)
-    ):
-        raise bad(f"layer_types = {show(given)}, expected {n_blocks} kinds of attention")
-    return np.array([kind == "sliding_attention" for kind in given])
-
-
 # The same graph: that some blocks see a window is said by keys that OLMo 2 files do not have.
 OLMO3 = replace(
     OLMO2,
     name="OLMo 3",
     classes=("Olmo3ForCausalLM",),
     parameters=(*OLMO2.parameters, Parameter("attention.sliding_window", "sliding_window")),
-    computed={"attention.sliding_window_pattern": _sliding},
+    computed={"attention.sliding_window_pattern": partial(sliding_blocks, period=4)},
     defaults={
         "max_position_embeddings": 2048,
         "rms_norm_eps": 1e-5,

@@ -34,7 +34,9 @@ class RopeStyle:
 
     scalings: rope types besides the plain ones; local: sliding blocks have a base of their own;
     stored: False where the runtime assumes base 10000 and no key says so; partial: only a share of
-    each head may turn, and a key says how much; long: longrope, whose factors are tensors.
+    each head may turn, and a key says how much; long: longrope, whose factors are tensors; head:
+    the key with the head size of global blocks; proportional: that is the type of these, where a
+    share of each head turns, at the frequencies of the whole.
     """
 
     scalings: tuple[str, ...] = _SCALED
@@ -42,6 +44,8 @@ class RopeStyle:
     stored: bool = True
     partial: bool = False
     long: bool = False
+    head: str = "head_dim"
+    proportional: bool = False
 
     def metadata(self, config: Config) -> dict[str, Any]:
         """Keys below "<arch>.rope.". Raises BadInputError, UnsupportedError."""
@@ -78,11 +82,14 @@ class RopeStyle:
         if self.long and rope["rope_type"] == "su":  # its name in older files
             rope["rope_type"] = "longrope"
         known = (*_PLAIN, *self.scalings, *(("longrope",) if self.long else ()))
+        if self.proportional:
+            known = ("proportional",)
         if rope["rope_type"] not in known:
             raise UnsupportedError(
                 f"config.json: rope type {show(rope['rope_type'])} is not supported for this"
                 f" family (supported: {', '.join(known)})"
             )
+        rope["head_dim"] = config.count(self.head)
         rope["dimensions"] = self._dimensions(config, rope)
         if not self.stored and rope["rope_theta"] != 10000:
             raise UnsupportedError(
@@ -100,10 +107,10 @@ class RopeStyle:
         return rope
 
     def _dimensions(self, config: Config, rope: Rope) -> int:
-        head_dim = config.count("head_dim")
+        head_dim = rope["head_dim"]
         given = (rope.get("partial_rotary_factor"), config.get("partial_rotary_factor"))
         share = next((value for value in given if value is not None), 1)
-        if not self.partial:
+        if not self.partial and not self.proportional:
             for rotary in given:
                 if rotary not in (None, 1):
                     raise UnsupportedError(
@@ -198,8 +205,15 @@ def long_factors(rope: Rope) -> dict[str, np.ndarray]:
     return found
 
 
-def frequency_factors(rope: Rope, head_dim: int) -> np.ndarray | None:
-    """float32[head_dim/2] that divide Llama 3.1's rope frequencies, None for other rope types.
+def proportional_factors(rope: Rope) -> np.ndarray:
+    """float32[head_dim/2] that stop all but the first `dimensions` of a head."""
+    factors = np.full(rope["head_dim"] // 2, 1e30, np.float32)
+    factors[: rope["dimensions"] // 2] = 1
+    return factors
+
+
+def frequency_factors(rope: Rope) -> np.ndarray | None:
+    """float32[head_dim/2] that divide the rope frequencies of Llama 3.1, None for other rope types.
 
     Long wavelengths are stretched by `factor`, short ones kept, those between interpolated
     (transformers, `_compute_llama3_parameters`). The order of operations is that of torch, which
@@ -208,6 +222,8 @@ def frequency_factors(rope: Rope, head_dim: int) -> np.ndarray | None:
 
     Raises BadInputError when a parameter is missing or makes no sense.
     """
+    if rope["rope_type"] == "proportional":
+        return proportional_factors(rope)
     if rope["rope_type"] != "llama3":
         return None
     f32 = np.float32
@@ -222,6 +238,7 @@ def frequency_factors(rope: Rope, head_dim: int) -> np.ndarray | None:
     )
     if high <= low:
         raise bad(f"high_freq_factor = {high} is not above low_freq_factor = {low}")
+    head_dim = rope["head_dim"]
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / f32(head_dim)
     power = np.power(rope["rope_theta"], exponents.astype(np.float64)).astype(np.float32)
     frequency = f32(1) / power

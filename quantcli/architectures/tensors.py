@@ -30,7 +30,8 @@ class Tensor:
     matrices of that shape are stacked (their number is the second "{}" of `source`);
     transposed: the checkpoint holds the transpose of the weight (GPT-2's Conv1D); when: whether a
     block of that number has it, None: all do; whole: the number of rows of the source where `order`
-    takes some of them, and other tensors the others; turned: of a stack, see OutputTensor.
+    takes some of them, and other tensors the others; turned: of a stack, see OutputTensor; bare:
+    the source's name has no ".weight".
     """
 
     gguf: str
@@ -45,6 +46,7 @@ class Tensor:
     when: Callable[[Config, int], bool] | None = None
     whole: str = ""
     turned: bool = False
+    bare: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +138,8 @@ class SourceTensors:
         if tensor.experts:
             return [self._stack(tensor, block)]
         source, gguf = tensor.source.format(block), tensor.gguf.format(block)
-        taken = [self._one(tensor, f"{source}.weight", f"{gguf}.weight", tensor.shape)]
+        weight = source if tensor.bare else f"{source}.weight"
+        taken = [self._one(tensor, weight, f"{gguf}.weight", tensor.shape)]
         if tensor.bias or (tensor.bias is None and self.has(f"{source}.bias")):
             bias = replace(tensor, add=0.0, transposed=False)
             taken.append(self._one(bias, f"{source}.bias", f"{gguf}.bias", tensor.shape[:1]))

@@ -25,6 +25,8 @@ MLP = ("ffn", "ffn_down")
 FUSED_QKV = MappingProxyType({**SITES, "attn": ("attn_qkv",)})
 FUSED_GATE = MappingProxyType({**SITES, "ffn": ("ffn_up",)})
 FUSED = MappingProxyType({**FUSED_QKV, "ffn": ("ffn_up",)})
+# Without values of their own.
+KEYS_AS_VALUES = MappingProxyType({**SITES, "attn": ("attn_q", "attn_k")})
 
 # What a scale of an input's columns can be divided out of, without a change to the function: a norm
 # right before the linears, or a linear whose rows become the columns. Attention is linear in v (a
@@ -124,7 +126,11 @@ class Wiring:
     values are made of a latent vector, see LATENT; token_types: the vector of the first type of
     tokens is added to the embedding; embedding_norm: the sum is normed; causal: tokens see only
     those before them; sum_norms: norms of what the halves of a block leave, "" without; embeds:
-    what the last block leaves is the result, without norm and head.
+    what the last block leaves is the result, without norm and head; attention_scale: of
+    attention scores, None: by head size; local_heads: sliding blocks have sizes of heads of their
+    own; global_sites: the linears of the other blocks where they differ, which take what k returns
+    for v, too, if there is no attn_v; value_norm: each head of v is divided by its rms;
+    block_scale: hidden states are multiplied by a number of each block after it.
     """
 
     rope: str
@@ -160,3 +166,8 @@ class Wiring:
     causal: bool = True
     sum_norms: tuple[str, str] = ("", "")
     embeds: bool = False
+    attention_scale: float | None = None
+    local_heads: bool = False
+    global_sites: Mapping[str, tuple[str, ...]] | None = None
+    value_norm: bool = False
+    block_scale: bool = False

@@ -8,6 +8,9 @@ from quantcli.evaluation import Quality, Similarity
 from quantcli.evaluation.gate import Gate
 from quantcli.methods.encoded import Cost
 
+# No weights: they divide the frequencies of rope, by 1e30 where a dimension stands still.
+ROPE_TABLES = ("rope_freqs.", "rope_factors_")
+
 
 @dataclass(frozen=True)
 class TensorReport:
@@ -41,7 +44,8 @@ class Output:
     @property
     def cost(self) -> Cost:
         """The error over all weights of the file."""
-        return sum((tensor.cost for tensor in self.tensors), Cost())
+        weights = (one for one in self.tensors if not one.name.startswith(ROPE_TABLES))
+        return sum((tensor.cost for tensor in weights), Cost())
 
     @property
     def divergence(self) -> float | None:

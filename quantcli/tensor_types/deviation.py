@@ -50,4 +50,8 @@ def _flushed(tile: np.ndarray, decoded: np.ndarray) -> int:
 
 
 def _squares(rows: np.ndarray) -> float:
-    return float(np.vecdot(rows, rows).sum(dtype=np.float64))
+    with np.errstate(over="ignore"):
+        found = np.vecdot(rows, rows)
+    if not np.isfinite(found).all():  # factors of rope may be 1e30
+        found = np.square(rows, dtype=np.float64)
+    return float(found.sum(dtype=np.float64))

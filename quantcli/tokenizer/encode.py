@@ -5,6 +5,7 @@ A GGUF file's own metadata is enough to rebuild its tokenizer:
     "gpt2"   byte-level BPE: tokens, merges, and the regexes behind the pre-tokenizer's name
     "llama"  SentencePiece BPE: the pair of pieces is merged first whose result scores highest,
              so that the scores are the merges; what is no piece becomes bytes
+    "gemma4" BPE with merges over such pieces, line by line
     "t5"     Unigram: the pieces whose scores add up to most, after the character map
     "bert"   WordPiece: from the left the longest token that fits
 """
@@ -135,6 +136,16 @@ def _byte_level(metadata: Metadata, tokens: list[str], types: np.ndarray) -> "To
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
     split = regexes(metadata.get(f"{GGML}.pre", "default"))
+    merges = _merges(metadata)
+    vocab = {text: i for i, text in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=split.ignore_merges))
+    steps: list[Any] = [pre_tokenizers.Split(Regex(regex), "isolated") for regex in split.steps]
+    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    return tokenizer
+
+
+def _merges(metadata: Metadata) -> list[tuple[str, str]]:
     merges = []
     for merge in _texts(metadata, "merges"):
         # A token may begin with a space of its own.
@@ -142,11 +153,24 @@ def _byte_level(metadata: Metadata, tokens: list[str], types: np.ndarray) -> "To
         if not space:
             raise BadInputError(f"{GGML}.merges: {show(merge)} is not two tokens")
         merges.append((merge[:1] + left, right))
+    return merges
+
+
+def _merged_pieces(metadata: Metadata, tokens: list[str], types: np.ndarray) -> "Tokenizer":
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
     vocab = {text: i for i, text in enumerate(tokens)}
-    tokenizer = Tokenizer(models.BPE(vocab, merges, ignore_merges=split.ignore_merges))
-    steps: list[Any] = [pre_tokenizers.Split(Regex(regex), "isolated") for regex in split.steps]
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    unknown = _unknown(metadata, tokens)
+    model = models.BPE(
+        vocab,
+        _merges(metadata),
+        unk_token=None if unknown is None else tokens[unknown],
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Replace(" ", SPACE)
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[^\n]+|\n+"), "isolated")
     return tokenizer
 
 
@@ -183,7 +207,7 @@ def _sentencepiece(metadata: Metadata, tokens: list[str], types: np.ndarray) -> 
 
 def _unknown(metadata: Metadata, tokens: list[str]) -> int | None:
     """The token for what has no other, if the vocabulary has it."""
-    default = DEFAULT_IDS[metadata[f"{GGML}.model"]]["unk"]
+    default = DEFAULT_IDS[metadata[f"{GGML}.model"]].get("unk", -1)
     unknown = int(metadata.get(f"{GGML}.unknown_token_id", default))
     return unknown if is_id(unknown) and unknown < len(tokens) else None
 
@@ -248,5 +272,6 @@ BUILDERS = {
     "gpt2": _byte_level,
     "llama": _sentencepiece,
     "t5": _unigram,
+    "gemma4": _merged_pieces,
     "bert": _wordpiece,
 }

@@ -11,6 +11,8 @@ from quantcli.tokenizer.chat_template import chat_templates
 from quantcli.tokenizer.described import Files, described_tokens
 from quantcli.tokenizer.documents import Source, read_bytes, read_object
 from quantcli.tokenizer.encoder import build_encoder
+from quantcli.tokenizer.gemma4 import CLASSES as GEMMA4_CLASSES
+from quantcli.tokenizer.gemma4 import gemma4_metadata
 from quantcli.tokenizer.internlm import (
     chat_end,
     internlm2_pieces,
@@ -87,6 +89,8 @@ def read_tokenizer(source: Source, vocab_size: int, pre_tokenizer: str | None = 
         known = known_ids(bpe, VOCAB, tokenizer_config)
     elif pre_tokenizer is not None:
         raise UsageError("--pre-tokenizer is for byte-level BPE: this is another tokenizer")
+    elif _class_name(source.config) in GEMMA4_CLASSES:
+        vocabulary = gemma4_metadata(bpe, tokenizer_config, vocab_size)
     elif document is not None and kind == "WordPiece":
         vocabulary, known = wordpiece_metadata(document, source.config, vocab_size)
     else:
@@ -208,8 +212,7 @@ def _llama_extras(
     config: dict[str, Any], tokenizer_config: dict[str, Any], vocab_size: int
 ) -> Metadata:
     """What the converter's Llama class adds to any tokenizer."""
-    classes = config.get("architectures")
-    if not isinstance(classes, list) or not classes or classes[0] not in LLAMA_CLASSES:
+    if _class_name(config) not in LLAMA_CLASSES:
         return {}
     extras: Metadata = {}
     if isinstance(prefix := tokenizer_config.get("add_prefix_space"), bool):
@@ -219,3 +222,9 @@ def _llama_extras(
     if vocab_size == GRANITE:
         extras[f"{GGML}.add_bos_token"] = False
     return extras
+
+
+def _class_name(config: dict[str, Any]) -> object:
+    """The first of the class names in config.json, as far as it has any."""
+    classes = config.get("architectures")
+    return classes[0] if isinstance(classes, list) and classes else None

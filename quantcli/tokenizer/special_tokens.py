@@ -31,6 +31,7 @@ DEFAULT_IDS = {
     "llama": {"bos": 1, "eos": 2, "unk": 0},
     "bert": {"bos": 101, "unk": 100, "sep": 102, "pad": 0, "mask": 103},
     "t5": {"eos": 1, "unk": 2, "pad": 0},
+    "gemma4": {},
 }
 # Tokens that the converter's classes of a family know by their text, where no file names them.
 _GLM = {"eos": "<|endoftext|>", "eot": "<|user|>", "unk": "<|endoftext|>"}

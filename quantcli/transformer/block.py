@@ -48,11 +48,12 @@ def sites_of(sizes: Hyperparameters, number: int) -> dict[str, Site]:
 
     found: dict[str, Site] = {}
     experts = sizes.experts_of(number)
-    for short, linears in sizes.wiring.sites.items():
+    linears_of = sizes.of(number).wiring.sites
+    for short, linears in linears_of.items():
         if short == wiring.PER_HEAD[0]:  # one head after the other
             for head in range(sizes.n_head):
                 for each in wiring.PER_HEAD:
-                    found[f"{each}.{head}"] = site(f"{each}.{head}", sizes.wiring.sites[each], head)
+                    found[f"{each}.{head}"] = site(f"{each}.{head}", linears_of[each], head)
         elif short not in wiring.PER_HEAD and not (experts and short in MLP):
             found[short] = site(short, linears)
     if experts is None:
@@ -98,7 +99,8 @@ class Block:
         rounding: Rounding | None,
     ) -> None:
         """weights: float32 by full name; rope: see Rope.table; rounding: of linears' inputs."""
-        self.sizes, self.wiring = sizes, sizes.wiring
+        self.sizes = sizes.of(number)
+        self.wiring = self.sizes.wiring
         self._prefix = f"blk.{number}."
         self._window = sizes.windows[number]
         self.sites, self.experts = sites_of(sizes, number), sizes.experts_of(number)
@@ -188,6 +190,8 @@ class Block:
         sum_norm = dict(zip(("attn_output", "ffn_down"), self.wiring.sum_norms, strict=True))
         if sum_norm[short]:
             flat[...] = self.norm(flat, sum_norm[short])
+        if self.wiring.block_scale and short == "ffn_down":
+            flat *= self.weights[self.full("layer_output_scale")]
         return flat
 
     def _attention(self, projected: list[np.ndarray], windows: tuple[int, ...]) -> np.ndarray:
@@ -197,6 +201,8 @@ class Block:
         q, k, v = (y.reshape(*windows, -1, self.sizes.head_dim) for y in (q, k, v))
         if self.wiring.qk_norm and not self.wiring.joint_qk_norm:
             q, k = self._norm_heads(q, "attn_q_norm"), self._norm_heads(k, "attn_k_norm")
+        if self.wiring.value_norm:
+            v = rms_norm(v, np.ones(v.shape[-1], v.dtype), self.sizes.eps)
         q = rotate(q, self.rope_q, self.wiring.rope, self.sizes.attention_scale)
         k = rotate(k, self.rope_k, self.wiring.rope)
         out = np.empty_like(q)
@@ -238,7 +244,9 @@ class Block:
 
 
 def split_heads(projected: list[np.ndarray], sizes: Hyperparameters) -> list[np.ndarray]:
-    """q, k, v [tokens, n] of what the linears of the first site return, one or three."""
+    """q, k, v [tokens, n] of what the linears of the first site return: one, two or three."""
+    if len(projected) == 2:
+        return [*projected, projected[1]]
     if len(projected) > 1:
         return projected
     q, kv = sizes.n_head * sizes.head_dim, sizes.n_head_kv * sizes.head_dim

@@ -36,7 +36,8 @@ class BlockPass:
         rope: np.ndarray,
     ) -> None:
         """weights: by full name; rope: see Rope.table."""
-        self.sizes, self.wiring = sizes, sizes.wiring
+        self.sizes = sizes.of(number)
+        self.wiring = self.sizes.wiring
         self._weights, self._prefix = weights, f"blk.{number}."
         self._window = sizes.windows[number]
         self.experts = sizes.experts_of(number)
@@ -45,6 +46,13 @@ class BlockPass:
 
     def run(self, x: np.ndarray) -> tuple[np.ndarray, Pull]:
         """Hidden states [windows, n_ctx, n_embd] after the block; x stays."""
+        y, pull = self._halves(x)
+        if not self.wiring.block_scale:
+            return y, pull
+        scale = self._weights[f"{self._prefix}layer_output_scale.weight"]
+        return y * scale, lambda dy: pull(dy * scale)
+
+    def _halves(self, x: np.ndarray) -> tuple[np.ndarray, Pull]:
         after_attention, after_mlp = self.wiring.post_norms
         before_attention, before_mlp = self.wiring.norms
         flat = x.reshape(-1, x.shape[-1])
@@ -87,7 +95,7 @@ class BlockPass:
         parts = split_heads(projected, self.sizes)
         q, pull_q = self._place(parts[0], heads, "q")
         k, pull_k = self._place(parts[1], heads, "k")
-        v = parts[2].reshape(heads)
+        v, pull_v = self._values(parts[2].reshape(heads))
         attend = partial(
             attention_and_pull,
             window=self._window,
@@ -102,7 +110,9 @@ class BlockPass:
             dmixed = pull_output([dy]).reshape(q.shape)
             parts = zip(*(back(d) for back, d in zip(pulls, dmixed, strict=True)), strict=True)
             dq, dk, dv = map(np.stack, parts)
-            flat = [pull_q(dq), pull_k(dk), dv.reshape(len(x), -1)]
+            flat = [pull_q(dq), pull_k(dk), pull_v(dv).reshape(len(x), -1)]
+            if len(projected) == 2:
+                return pull_projections([flat[0], flat[1] + flat[2]])
             return pull_projections(flat if len(projected) > 1 else [np.concatenate(flat, axis=1)])
 
         return y, pull
@@ -122,6 +132,11 @@ class BlockPass:
             normed.reshape(heads), self.rope[which], self.wiring.rope, rest
         )
         return y, lambda dy: pull_norm(pull_turn(dy).reshape(normed.shape)).reshape(flat)
+
+    def _values(self, v: np.ndarray) -> tuple[np.ndarray, Pull]:
+        if not self.wiring.value_norm:
+            return v, lambda dv: dv
+        return norm_and_pull(v, np.ones(v.shape[-1], v.dtype), self.sizes.eps)
 
     def _mlp(self, x: np.ndarray) -> tuple[np.ndarray, Pull]:
         return self.gated(self.wiring.sites["ffn"], self.wiring.sites["ffn_down"], x)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,8 @@ class Hyperparameters:
 
     head_dim: of a query; n_rot: the dimensions of a head that rope turns; n_dense: the first blocks
     that have no experts although others have; parallel: see Wiring; residual_scale: of what
-    attention and mlp add; pooling: see pool, of models that embed.
+    attention and mlp add; pooling: see pool, of models that embed; local: what is said here of the
+    heads of sliding blocks, if it differs.
     """
 
     wiring: Wiring
@@ -50,6 +51,7 @@ class Hyperparameters:
     n_dense: int
     latent: Latent | None
     pooling: str
+    local: "Hyperparameters | None" = None
 
     @property
     def n_block(self) -> int:
@@ -59,6 +61,10 @@ class Hyperparameters:
     def experts_of(self, number: int) -> Experts | None:
         """Those of a block, None for an mlp in their place."""
         return None if number < self.n_dense else self.experts
+
+    def of(self, number: int) -> "Hyperparameters":
+        """The sizes of one block."""
+        return self.local if self.local is not None and self.windows[number] else self
 
 
 def read_hyperparameters(metadata: Mapping[str, Any], tensors: Collection[str]) -> Hyperparameters:
@@ -74,7 +80,8 @@ def read_hyperparameters(metadata: Mapping[str, Any], tensors: Collection[str]) 
     keys = Keys(metadata)
     n_block = keys.count("block_count")
     n_embd, n_head = keys.count("embedding_length"), keys.count("attention.head_count")
-    n_head_kv = keys.count("attention.head_count_kv", n_head)
+    windows = _windows(keys, wiring, n_block)
+    n_head_kv, local_head_kv = _key_heads(keys, wiring, windows, n_head)
     head_dim = keys.count("attention.key_length", n_embd // n_head or None)
     if n_block > _MAX_BLOCKS or n_head % n_head_kv or head_dim % 2:
         raise BadInputError(
@@ -89,19 +96,21 @@ def read_hyperparameters(metadata: Mapping[str, Any], tensors: Collection[str]) 
         head_dim = latent.n_still + n_rot
     else:
         _check_head_sizes(keys, wiring, head_dim)
-    local = Rope(n_rot, keys.number("rope.freq_base_swa", wiring.local_base or rope.base))
-    wide = n_block == wiring.wide_blocks
+    local_rot = keys.count("rope.dimension_count_swa", n_rot) if wiring.local_heads else n_rot
+    local = Rope(local_rot, keys.number("rope.freq_base_swa", wiring.local_base or rope.base))
+    head_size = n_embd // n_head if n_block == wiring.wide_blocks else head_dim
+    scale = wiring.attention_scale or stretch / math.sqrt(head_size)
     embedding_scale, residual_scale, attention_scale = (
         keys.number(key, default) if wiring.multipliers else default
         for key, default in (
             ("embedding_scale", math.sqrt(n_embd) if wiring.scaled_embedding else 1.0),
             ("residual_scale", 1.0),
-            ("attention.scale", stretch / math.sqrt(n_embd // n_head if wide else head_dim)),
+            ("attention.scale", scale),
         )
     )
     eps = {"rms": "layer_norm_rms_epsilon", "layer": "layer_norm_epsilon"}[wiring.norm]
-    return Hyperparameters(
-        wiring=wiring,
+    sizes = Hyperparameters(
+        wiring=replace(wiring, sites=wiring.global_sites or wiring.sites),
         n_embd=n_embd,
         n_ff=keys.count("feed_forward_length"),
         n_head=n_head,
@@ -110,7 +119,7 @@ def read_hyperparameters(metadata: Mapping[str, Any], tensors: Collection[str]) 
         n_rot=n_rot,
         n_ctx=keys.count("context_length"),
         eps=keys.number(f"attention.{eps}"),
-        windows=_windows(keys, wiring, n_block),
+        windows=windows,
         rope=rope,
         local_rope=local if wiring.local_rope else rope,
         attention_scale=attention_scale,
@@ -125,6 +134,16 @@ def read_hyperparameters(metadata: Mapping[str, Any], tensors: Collection[str]) 
         latent=latent,
         pooling=_pooling(keys) if wiring.embeds else "none",
     )
+    if not wiring.local_heads:
+        return sizes
+    local_sizes = replace(
+        sizes,
+        wiring=wiring,
+        n_head_kv=local_head_kv,
+        head_dim=_local_head_dim(keys, head_dim, local_rot),
+        n_rot=local_rot,
+    )
+    return replace(sizes, local=local_sizes)
 
 
 def _check_head_sizes(keys: Keys, wiring: Wiring, head_dim: int) -> None:
@@ -138,6 +157,40 @@ def _check_head_sizes(keys: Keys, wiring: Wiring, head_dim: int) -> None:
                 f"metadata: {keys.name(key)} = {found} differs from the head size"
                 f" {head_dim}: the forward pass does not compute that, converting works"
             )
+
+
+def _key_heads(
+    keys: Keys, wiring: Wiring, windows: tuple[int, ...], n_head: int
+) -> tuple[int, int]:
+    """Heads of k and v of the global and of the sliding blocks."""
+    key = "attention.head_count_kv"
+    each = keys.get(key)
+    if not wiring.local_heads or not isinstance(each, np.ndarray):
+        return (keys.count(key, n_head),) * 2
+    pairs = [(int(n), bool(window)) for n, window in zip(each, windows, strict=False)]
+    kinds = [{n for n, slides in pairs if slides is kind} for kind in (False, True)]
+    if len(each) != len(windows) or any(len(kind) > 1 for kind in kinds):
+        raise UnsupportedError(
+            f"metadata: {keys.name(key)} is not one number for all sliding blocks and one for the"
+            " others: the forward pass does not compute that, converting works"
+        )
+    known = [kind.pop() if kind else None for kind in kinds]
+    whole, local = (found if found is not None else n_head for found in known)
+    if min(whole, local) < 1 or n_head % whole or n_head % local:
+        raise BadInputError(f"metadata: {keys.name(key)} does not divide {n_head} heads")
+    return whole, local
+
+
+def _local_head_dim(keys: Keys, head_dim: int, n_rot: int) -> int:
+    """The head size of sliding blocks."""
+    size = keys.count("attention.key_length_swa", head_dim)
+    values = keys.count("attention.value_length_swa", size)
+    if size % 2 or {size} != {values, n_rot}:
+        raise UnsupportedError(
+            f"metadata: {keys.name('attention.key_length_swa')} = {size}, of values {values}, of"
+            f" which {n_rot} turn: the forward pass does not compute that, converting works"
+        )
+    return size
 
 
 def _windows(keys: Keys, wiring: Wiring, n_block: int) -> tuple[int, ...]:

@@ -45,8 +45,15 @@ def check_tensors(model: Model, sizes: Hyperparameters) -> None:
     for factors in (ROPE_FACTORS, ROPE_SHORT, ROPE_LONG):
         optional[factors] = (sizes.n_rot // 2,)
     for number in range(sizes.n_block):
-        required |= {f"blk.{number}.{name}": shape for name, shape in _block(sizes, number)}
-        optional |= {f"blk.{number}.{name}": shape for name, shape in _biases(sizes, number)}
+        required |= {
+            f"blk.{number}.{name}": shape for name, shape in _block(sizes.of(number), number)
+        }
+        optional |= {
+            f"blk.{number}.{name}": shape for name, shape in _biases(sizes.of(number), number)
+        }
+    for name in required:
+        if name not in model.shapes:
+            raise BadInputError(f"tensor {name!r} is missing: the forward pass needs it")
     for name, shape in model.shapes.items():
         expected = required.get(name) or optional.get(name)
         if expected is None:
@@ -103,6 +110,8 @@ def _block(sizes: Hyperparameters, number: int) -> Iterator[tuple[str, Shape]]:
         heads = (sizes.n_head, sizes.n_head_kv) if wiring.joint_qk_norm else (1, 1)
         yield "attn_q_norm.weight", (heads[0] * sizes.head_dim,)
         yield "attn_k_norm.weight", (heads[1] * sizes.head_dim,)
+    if wiring.block_scale:
+        yield "layer_output_scale.weight", (1,)
     if sizes.latent:
         yield f"{tables.LATENT_NORM}.weight", (sizes.latent.n,)
         if sizes.latent.n_query:

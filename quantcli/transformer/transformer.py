@@ -238,8 +238,11 @@ class Transformer:
 
     def rope_table(self, number: int, n_ctx: int) -> np.ndarray:
         """How a block turns q and k, see Rope.table; no dimension of it if it does not."""
-        rope = self.sizes.local_rope if self.sizes.windows[number] else self.sizes.rope
-        table = rope.table(n_ctx, rope_factors(self._model, self.sizes, n_ctx))
+        factors = rope_factors(self._model, self.sizes, n_ctx)
+        if self.sizes.wiring.local_rope and self.sizes.windows[number]:
+            table = self.sizes.local_rope.table(n_ctx)
+        else:
+            table = self.sizes.rope.table(n_ctx, factors)
         every = self.sizes.wiring.unturned_every
         unturned = not self.sizes.wiring.rope or (every and (number + 1) % every == 0)
         return table[..., :0] if unturned else table

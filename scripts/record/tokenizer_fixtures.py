@@ -275,6 +275,42 @@ def gemma() -> None:
     write("gemma", tokenizer, {"tokenizer_config.json": config})
 
 
+def gemma4() -> None:
+    """Gemma's vocabulary under the names and the files of Gemma 4: no model file, no BOS."""
+    names = {"<start_of_turn>": "<|turn>", "<end_of_turn>": "<turn|>", "<unused0>": "<|channel>"}
+    names |= {"<unused1>": "<channel|>", "<unused2>": "<|tool_call>", "<unused3>": "<|video|>"}
+    document = json.loads((DATA / "gemma/tokenizer.json").read_text("utf-8"))
+    vocab = document["model"]["vocab"]
+    document["model"]["vocab"] = {names.get(text, text): i for text, i in vocab.items()}
+    special = {*names.values(), "<pad>", "<eos>", "<bos>", "<unk>", "<mask>"}
+    added = [
+        {**one, "content": names.get(one["content"], one["content"])}
+        for one in document["added_tokens"]
+    ]
+    kept = [{**one, "special": True} for one in added if one["content"] in special]
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    beyond = (("<|image|>", True), ("<more>", False))
+    kept += [
+        {"id": len(vocab) + i, "content": text, "special": named, **flags}
+        for i, (text, named) in enumerate(beyond)
+    ]
+    document |= {"added_tokens": kept, "post_processor": None}
+    config = {
+        "backend": "tokenizers",
+        "tokenizer_class": "GemmaTokenizer",
+        **{f"{name}_token": f"<{name}>" for name in ("bos", "eos", "pad", "unk", "mask")},
+        "image_token": "<|image|>",
+        "sot_token": "<|turn>",
+        "eot_token": "<turn|>",
+        "soc_token": "<|channel>",
+        "eoc_token": "<channel|>",
+        "stc_token": "<|tool_call>",
+        "extra_special_tokens": ["<|video|>"],
+        "chat_template": TURNS,
+    }
+    write("gemma4", Tokenizer.from_str(json.dumps(document)), {"tokenizer_config.json": config})
+
+
 def bert() -> None:
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
@@ -474,7 +510,7 @@ def internlm2() -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, ensure_ascii=False) + "\n")
 
 
-BUILDERS = (llama3, qwen2, gpt2, llama2, gemma, bert, t5, xlmr, qwen1, kimi, glm, internlm2)
+BUILDERS = (llama3, qwen2, gpt2, llama2, gemma, gemma4, bert, t5, xlmr, qwen1, kimi, glm, internlm2)
 
 if __name__ == "__main__":
     wanted = sys.argv[1:]
