@@ -45,15 +45,9 @@ def check_tensors(model: Model, sizes: Hyperparameters) -> None:
     for factors in (ROPE_FACTORS, ROPE_SHORT, ROPE_LONG):
         optional[factors] = (sizes.n_rot // 2,)
     for number in range(sizes.n_block):
-        required |= {
-            f"blk.{number}.{name}": shape for name, shape in _block(sizes.of(number), number)
-        }
-        optional |= {
-            f"blk.{number}.{name}": shape for name, shape in _biases(sizes.of(number), number)
-        }
-    for name in required:
-        if name not in model.shapes:
-            raise BadInputError(f"tensor {name!r} is missing: the forward pass needs it")
+        own, prefix = sizes.of(number), f"blk.{number}."
+        required |= {prefix + name: shape for name, shape in _block(own, number)}
+        optional |= {prefix + name: shape for name, shape in _biases(own, number)}
     for name, shape in model.shapes.items():
         expected = required.get(name) or optional.get(name)
         if expected is None:
