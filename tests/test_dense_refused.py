@@ -64,6 +64,9 @@ BAD: list[Case] = [
     ("glm-half", {"partial_rotary_factor": 0.55}, "turns 35 of 64"),
     ("glm-half", {"intermediate_size": 500}, "2*intermediate_size = 1000"),
     ("glm4-half", {"rope_parameters": 5}, "rope_parameters = 5"),
+    ("exaone-gqa", {"num_key_value_heads": 3}, "num_key_value_heads = 3"),
+    ("exaone-gqa", {"num_layers": 3}, "num_hidden_layers = 3"),
+    ("exaone-gqa", {"layer_norm_epsilon": 0}, "layer_norm_eps = 0"),
     ("internlm2-gqa", {"num_key_value_heads": 1}, "2*num_key_value_heads*head_dim = 384"),
     ("internlm2-gqa", {"intermediate_size": 500}, "intermediate_size = 500"),
 ]
@@ -141,6 +144,11 @@ UNSUPPORTED: list[Case] = [
     ("glm4-half", {"architectures": ["Glm4MoeForCausalLM"]}, "'Glm4MoeForCausalLM' is not"),
     ("glm4-half", {"rope_scaling": {"mrope_section": [8, 4, 4]}}, "mrope_section"),
     ("glm4-half", {"rope_scaling": {"rope_type": "llama3", "factor": 8}}, "llama3"),
+    ("exaone-gqa", {"activation_function": "gelu"}, "activation_function = 'gelu'"),
+    ("exaone-gqa", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+    ("exaone-gqa", {"head_dim": 32}, "head_dim = 32"),
+    ("exaone-gqa", {"rope_scaling": {"type": "longrope"}}, "longrope"),
+    ("exaone-gqa", {"architectures": ["Exaone4ForCausalLM"]}, "'Exaone4ForCausalLM' is not"),
     ("internlm2-gqa", {"bias": True}, "bias = True"),
     ("internlm2-gqa", {"tie_word_embeddings": True}, "tie_word_embeddings"),
     ("internlm2-gqa", {"head_dim": 32}, "head_dim = 32"),
@@ -196,7 +204,8 @@ def test_gpt2_loses_buffers_and_may_lack_its_prefix() -> None:
 
 
 @pytest.mark.parametrize(
-    "family", ["phi3", "olmo2", "stablelm", "starcoder2", "gpt_neox", "gpt2", "glm4", "internlm2"]
+    "family",
+    ["phi3", "olmo2", "stablelm", "starcoder2", "gpt_neox", "gpt2", "glm4", "internlm2", "exaone"],
 )
 def test_a_missing_tensor_is_named(family: str) -> None:
     config, shapes = describe(family, "odd")

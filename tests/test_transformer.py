@@ -100,6 +100,8 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("glm4", "half", {"rope": "neox"}),
     ("glm4", "half", {"post_norms": ("post_ffw_norm", "post_attention_norm")}),
     ("internlm2", "gqa", {"rope": "neox"}),
+    ("exaone", "gqa", {"rope": "norm"}),
+    ("exaone", "gqa", {"activation": "gelu"}),
     ("gemma4", "tied", {"rope": "norm"}),
     ("gemma4", "tied", {"activation": "silu"}),
     ("gemma4", "tied", {"attention_scale": None}),

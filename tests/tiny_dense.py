@@ -151,10 +151,17 @@ FAMILIES: dict[str, Config] = {
         "rope_theta": 10000.0,
         "eos_token_id": 2,
     },
+    "exaone": {
+        "architectures": ["ExaoneForCausalLM"],
+        "activation_function": "silu",
+        "layer_norm_epsilon": 1e-5,
+        "pad_token_id": 0,
+    },
 }
 
 # Families whose config.json has names of its own for what the others share; None: no such key.
 RENAMED: dict[str, dict[str, str | None]] = {
+    "exaone": {"num_hidden_layers": "num_layers"},
     "gpt2": {
         "hidden_size": "n_embd",
         "num_hidden_layers": "n_layer",
@@ -363,10 +370,33 @@ VARIANTS[("internlm2", "odd")] = (
 )
 
 
+VARIANTS[("exaone", "gqa")] = (
+    {
+        "rope_theta": 1000000.0,
+        "rope_scaling": {
+            "rope_type": "llama3",
+            "factor": 8.0,
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 64,
+        },
+    },
+    "gpt2",
+    "BF16",
+    2,
+)
+VARIANTS[("exaone", "odd")] = (
+    {**ODD, "rope_theta": 20000.0, "tie_word_embeddings": True},
+    "gpt2",
+    "F32",
+    1,
+)
+
+
 def shapes_of(family: str, config: Config) -> Shapes:
     """Every tensor in stored order."""
     others = {"gpt_neox": _gpt_neox, "gpt2": _gpt2, "falcon": _falcon, "internlm2": _internlm2}
-    others["gemma4"] = _gemma4
+    others |= {"gemma4": _gemma4, "exaone": _exaone}
     return others.get(family, _llama_like)(family, config)
 
 
@@ -455,6 +485,29 @@ def _gemma4(_: str, config: Config) -> Shapes:
         shapes |= {f"model.layers.{i}.{name}.weight": shape for name, shape in linears.items()}
         shapes[f"model.layers.{i}.layer_scalar"] = (1,)
     shapes["model.norm.weight"] = (hidden,)
+    return shapes
+
+
+def _exaone(_: str, config: Config) -> Shapes:
+    hidden, wide = config["hidden_size"], config["intermediate_size"]
+    q, kv = _heads(config)
+    shapes: Shapes = {"transformer.wte.weight": (config["vocab_size"], hidden)}
+    for i in range(config["num_hidden_layers"]):
+        for name, shape in {
+            "ln_1": (hidden,),
+            "attn.attention.k_proj": (kv, hidden),
+            "attn.attention.v_proj": (kv, hidden),
+            "attn.attention.q_proj": (q, hidden),
+            "attn.attention.out_proj": (hidden, q),
+            "ln_2": (hidden,),
+            "mlp.c_fc_0": (wide, hidden),
+            "mlp.c_fc_1": (wide, hidden),
+            "mlp.c_proj": (hidden, wide),
+        }.items():
+            shapes[f"transformer.h.{i}.{name}.weight"] = shape
+    shapes["transformer.ln_f.weight"] = (hidden,)
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (config["vocab_size"], hidden)
     return shapes
 
 

@@ -12,6 +12,7 @@ from quantcli.architectures.bert import BERT
 from quantcli.architectures.cohere import COHERE
 from quantcli.architectures.config import show
 from quantcli.architectures.deepseek import DEEPSEEK2
+from quantcli.architectures.exaone import EXAONE
 from quantcli.architectures.falcon import FALCON
 from quantcli.architectures.gemma import GEMMA2, GEMMA3
 from quantcli.architectures.gemma4 import GEMMA4
@@ -40,7 +41,7 @@ FAMILIES = (
     *(SMOLLM3, PHI3, OLMO2, GRANITE, COHERE, STABLELM, STARCODER2, GPT_NEOX),
     *(NEMOTRON, OLMO3, GPT2, FALCON, GLM, GLM4, INTERNLM2, GEMMA4, DEEPSEEK2),
     *(GRANITE_MOE, GRANITE_MOE_SHARED),
-    *(BERT, NOMIC_BERT),
+    *(EXAONE, BERT, NOMIC_BERT),
 )
 
 _BY_CLASS = {name: family for family in FAMILIES for name in family.classes}

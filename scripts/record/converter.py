@@ -23,6 +23,7 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -34,7 +35,7 @@ sys.path[:0] = [str(ROOT / "tests"), str(CONVERTER.parent), str(CONVERTER.parent
 import convert_hf_to_gguf  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 import gguf  # noqa: E402
 import transformers  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
-from conversion.base import TextModel  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
+from conversion.base import ModelBase, TextModel  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 from tiny_encoders import ENCODERS, build_encoder  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 from tiny_models import VARIANTS, build  # type: ignore[import-not-found, unused-ignore]  # noqa: E402
 
@@ -43,7 +44,7 @@ PRE_TOKENIZERS |= {"bert": "default"}
 # Families of which the converter reads a key that this version of transformers renames, or fills
 # in (Falcon's num_kv_heads): it gets config.json as it is, as it does for classes that transformers
 # does not know.
-RAW_CONFIGS = ("gpt_neox", "falcon", "nomic_bert")
+RAW_CONFIGS = ("gpt_neox", "exaone", "falcon", "nomic_bert")
 OUT_TYPES = ("f32", "bf16")
 PACKAGES = ("numpy", "sentencepiece", "tokenizers", "torch", "transformers")
 
@@ -83,9 +84,15 @@ def convert(folder: Path, output: Path, out_type: str, pre: str | None, raw: boo
     def refuse(*_: Any, **__: Any) -> None:
         raise ValueError("config.json is to be read as it is")
 
+    load = TextModel.load_hparams
+
+    def load_raw(*arguments: Any) -> Any:
+        with mock.patch.object(transformers.AutoConfig, "from_pretrained", refuse):
+            return load(*arguments)
+
     def run() -> None:
         if raw:
-            transformers.AutoConfig.from_pretrained = refuse
+            ModelBase.load_hparams = staticmethod(load_raw)
         if pre is not None:
             TextModel.get_vocab_base_pre = lambda self, tokenizer: pre
         sys.argv = ["convert", str(folder), "--outfile", str(output), "--outtype", out_type]
