@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_models import build, describe
 
 import quantcli
+from quantcli import architectures
 from quantcli.errors import BadInputError, OutputExistsError, UsageError
 from quantcli.pipeline import check_outputs
 from quantcli.planning.names import conventional_name, output_path
@@ -174,3 +176,28 @@ def test_fallbacks_follow_the_policy(tmp_path: Path) -> None:
     assert quantcli.plan(replace(job, on_fallback="allow")).all_warnings == []
     with pytest.raises(BadInputError, match="--on-fallback"):
         quantcli.plan(replace(job, on_fallback="error"))
+
+
+def test_what_is_left_out_of_a_model_that_sees_is_told(tmp_path: Path) -> None:
+    source = build(tmp_path / "source", "gemma3", "multimodal")
+    job = quantcli.Job(str(source), ("Q8_0",), tmp_path / "o.gguf")
+    (told,) = quantcli.plan(job).all_warnings
+    assert told == (
+        "left out: 1 tensor, 0.0 MB, of vision_tower: the file is the language model alone;"
+        " llama.cpp's convert_hf_to_gguf.py --mmproj makes the other one"
+    )
+    assert quantcli.convert(job).warnings == [told]
+    assert (
+        quantcli.plan(
+            replace(job, source=str(tmp_path / "o.gguf"), allow_requantize=True)
+        ).all_warnings
+        == []
+    )
+
+
+def test_towers_of_gemma4_are_left_out() -> None:
+    config, shapes = describe("gemma4", "tied")
+    family = architectures.find(config)
+    plain = [o.name for o in family.tensors(config, shapes)]
+    towers = {f"model.{part}x.weight": (4, 4) for part in family.towers}
+    assert [o.name for o in family.tensors(config, shapes | towers)] == plain

@@ -68,7 +68,8 @@ class Architecture:
     that a config key may have, by that key; derived: keys that the other keys make, whatever the
     file says; head: None if the runtime reads the embedding instead, whatever the file holds;
     accepts: the only values of a config key that llama.cpp computes (absent is fine); checks: what
-    a table cannot say; ignores: parts of source names that stay out; prefix: of source names, which
+    a table cannot say; ignores: parts of source names that stay out; towers: those of other models
+    than the language model, which are told; prefix: of source names, which
     a checkpoint may have or lack and the tables leave out; rope: None where nothing turns;
     positions: the table of learned positions, where there is one; tokenizer: constant tokenizer.*
     keys; wiring: of the forward pass, where there is one; more: other tensors before the blocks;
@@ -95,6 +96,7 @@ class Architecture:
     accepts: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     checks: tuple[Callable[[Config], None], ...] = ()
     ignores: tuple[str, ...] = ()
+    towers: tuple[str, ...] = ()
     tokenizer: Metadata = field(default_factory=dict)
     wiring: Wiring | None = None
 
@@ -124,7 +126,7 @@ class Architecture:
         with the config, UnsupportedError for one that has no place in the GGUF.
         """
         checked = self._read(config)
-        source = SourceTensors(checked, shapes, self.ignores, self.prefix)
+        source = SourceTensors(checked, shapes, (*self.ignores, *self.towers), self.prefix)
         n_blocks = checked.count("num_hidden_layers")
         source.check_blocks(self.block[0], n_blocks)
         embedding = source.take(self.embedding)

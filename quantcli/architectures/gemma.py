@@ -125,7 +125,7 @@ GEMMA3 = Architecture(
     ),
     block=(*_NORMS, *attention(), *qk_norm(add=1.0), *gated_mlp()),
     final_norm=replace(FINAL_NORM, add=1.0),
-    ignores=("vision_tower.", "multi_modal_projector."),
+    towers=("vision_tower.", "multi_modal_projector."),
     defaults={
         "hidden_size": 2304,
         "intermediate_size": 9216,

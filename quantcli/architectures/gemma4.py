@@ -153,7 +153,7 @@ GEMMA4 = Architecture(
         norm("post_ffw_norm", "post_feedforward_layernorm"),
         Tensor("blk.{}.layer_output_scale", "model.layers.{}.layer_scalar", ("1",), bare=True),
     ),
-    ignores=("vision_tower.", "embed_vision.", "audio_tower.", "embed_audio."),
+    towers=("vision_tower.", "embed_vision.", "audio_tower.", "embed_audio."),
     defaults={
         "hidden_size": 2304,
         "intermediate_size": 9216,

@@ -126,7 +126,8 @@ def _checkpoint(job: Job, weights: bool, progress: Progress | None) -> Source:
     check_places(adapters, origins)
     metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
     metadata |= lora_metadata(adapters)
-    warnings += [*_twice(checkpoint), *lora_warnings(adapters, checkpoint)]
+    warnings += [*_left_out(checkpoint, architecture.towers), *_twice(checkpoint)]
+    warnings += lora_warnings(adapters, checkpoint)
     return Source(checkpoint, architecture.name, origins, metadata, warnings, adapters=adapters)
 
 
@@ -136,6 +137,20 @@ def _check_streamed(family: str, origins: list[OutputTensor]) -> None:
         raise UnsupportedError(
             f"--stream is not there for tensors that are split yet ({family}): leave it out"
         )
+
+
+def _left_out(checkpoint: Checkpoint, towers: tuple[str, ...]) -> list[str]:
+    """Tensors of models that see or hear, which a file of the language model has no place for."""
+    found = [t for t in checkpoint.tensors.values() if any(part in t.name for part in towers)]
+    if not found:
+        return []
+    megabytes = sum(tensor.nbytes for tensor in found) / 1e6
+    parts = sorted(part.rstrip(".") for part in towers if any(part in t.name for t in found))
+    many = "s" if len(found) > 1 else ""
+    return [
+        f"left out: {len(found)} tensor{many}, {megabytes:,.1f} MB, of {', '.join(parts)}: the file is"
+        " the language model alone; llama.cpp's convert_hf_to_gguf.py --mmproj makes the other one"
+    ]
 
 
 def _twice(checkpoint: Checkpoint) -> list[str]:
