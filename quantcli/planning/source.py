@@ -148,8 +148,9 @@ def _left_out(checkpoint: Checkpoint, towers: tuple[str, ...]) -> list[str]:
     parts = sorted(part.rstrip(".") for part in towers if any(part in t.name for t in found))
     many = "s" if len(found) > 1 else ""
     return [
-        f"left out: {len(found)} tensor{many}, {megabytes:,.1f} MB, of {', '.join(parts)}: the file is"
-        " the language model alone; llama.cpp's convert_hf_to_gguf.py --mmproj makes the other one"
+        f"left out: {len(found)} tensor{many}, {megabytes:,.1f} MB, of {', '.join(parts)}: the file"
+        " is the language model alone; llama.cpp's convert_hf_to_gguf.py --mmproj makes the other"
+        " one"
     ]
 
 
