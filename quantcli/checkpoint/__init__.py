@@ -5,9 +5,10 @@ import re
 from pathlib import Path
 
 from quantcli.checkpoint.adapter import Adapter, AdapterRef, read_adapter
-from quantcli.checkpoint.checkpoint import Checkpoint, SourceTensor, Weights
+from quantcli.checkpoint.checkpoint import Checkpoint
 from quantcli.checkpoint.files import show
 from quantcli.checkpoint.layout import GgufOnlyError
+from quantcli.checkpoint.source_tensor import SourceTensor, Weights
 from quantcli.errors import AccessError, BadInputError, UnsupportedError, UsageError
 from quantcli.progress import Progress
 

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from quantcli.checkpoint.adapter_config import CONFIG, AdapterConfig, read_adapter_config
-from quantcli.checkpoint.checkpoint import WEIGHT_DTYPES, Checkpoint, SourceTensor
+from quantcli.checkpoint.checkpoint import Checkpoint
 from quantcli.checkpoint.files import Folder, open_regular, show
 from quantcli.checkpoint.safetensors import SafetensorsFile, to_float32
+from quantcli.checkpoint.source_tensor import WEIGHT_DTYPES, SourceTensor
 from quantcli.errors import BadInputError, UnsupportedError
 
 WEIGHTS = "adapter_model.safetensors"

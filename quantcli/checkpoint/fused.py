@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
-from quantcli.checkpoint.checkpoint import SourceTensor, Weights
 from quantcli.checkpoint.files import show
 from quantcli.checkpoint.safetensors import TENSOR_LIMIT, to_float32
+from quantcli.checkpoint.source_tensor import SourceTensor, Weights
 from quantcli.errors import BadInputError
 
 # Of other classes such tensors are laid out in other ways.

@@ -30,12 +30,13 @@ from quantcli.checkpoint.files import (
 )
 from quantcli.checkpoint.folder import open_folder, read_config
 from quantcli.checkpoint.fused import is_fused, single_experts
-from quantcli.checkpoint.hub_cache import CachedRepo, RemoteFile, open_cached, usable_digest
+from quantcli.checkpoint.hub_cache import CachedRepo, open_cached
 from quantcli.checkpoint.hub_calls import call, host
 from quantcli.checkpoint.hub_stream import HubStream, StreamedWeights
 from quantcli.checkpoint.layout import INDEX, all_tensors, find_layout, join_headers
 from quantcli.checkpoint.prequantized import read_format
 from quantcli.checkpoint.prequantized.weights import PackedWeights
+from quantcli.checkpoint.remote_file import RemoteFile, usable_digest
 from quantcli.checkpoint.safetensors import Header, from_bytes, header_length, parse_header
 from quantcli.errors import BadInputError, NetworkError, UnsupportedError
 from quantcli.progress import Progress, Silent

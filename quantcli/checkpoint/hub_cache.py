@@ -3,11 +3,9 @@
 The client compares only sizes, so a flipped bit would pass: here each file is hashed on each use.
 """
 
-import hashlib
-import re
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,27 +19,11 @@ from quantcli.checkpoint.files import SIDE_FILE_LIMIT, Folder, open_regular, sho
 from quantcli.checkpoint.folder import open_folder
 from quantcli.checkpoint.hub_calls import call, host
 from quantcli.checkpoint.layout import INDEX, GgufOnlyError, find_layout
+from quantcli.checkpoint.remote_file import RemoteFile, hasher, usable_digest
 from quantcli.errors import AccessError, IntegrityError, NetworkError, ResourceError
 from quantcli.progress import Progress
 
 _CHUNK = 4 << 20
-_SHA1_LENGTH = 40
-
-
-@dataclass(frozen=True)
-class RemoteFile:
-    """A file as announced by the hub; `digest` is its SHA-256 or, for small files, git's SHA-1."""
-
-    name: str
-    size: int
-    digest: str | None
-
-
-def usable_digest(text: object) -> str | None:
-    """Return `text` if it is a SHA-256 or SHA-1 in hexadecimal; mirrors may send other tags."""
-    if isinstance(text, str) and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", text):
-        return text
-    return None
 
 
 class CachedRepo:
@@ -191,13 +173,6 @@ def verify(root: Path, files: Sequence[RemoteFile], progress: Progress) -> None:
                 )
     finally:
         progress.finish()
-
-
-def hasher(file: RemoteFile) -> Any:
-    """What hashes the content of a file of that size as its digest was made."""
-    if file.digest is not None and len(file.digest) == _SHA1_LENGTH:
-        return hashlib.sha1(b"blob %d\0" % file.size, usedforsecurity=False)
-    return hashlib.sha256()
 
 
 def _digest(root: Path, file: RemoteFile, progress: Progress) -> str:

@@ -13,8 +13,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import tqdm
 
 from quantcli.checkpoint.files import open_regular, show
-from quantcli.checkpoint.hub_cache import RemoteFile, usable_digest, verify
+from quantcli.checkpoint.hub_cache import verify
 from quantcli.checkpoint.hub_calls import call, host
+from quantcli.checkpoint.remote_file import RemoteFile, usable_digest
 from quantcli.errors import AccessError, BadInputError
 from quantcli.progress import Silent
 

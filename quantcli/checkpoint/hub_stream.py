@@ -13,11 +13,11 @@ import numpy as np
 from huggingface_hub import constants, hf_hub_url
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_stream_backoff
 
-from quantcli.checkpoint.checkpoint import SourceTensor
 from quantcli.checkpoint.files import show
-from quantcli.checkpoint.hub_cache import RemoteFile, hasher
 from quantcli.checkpoint.hub_calls import call, host
+from quantcli.checkpoint.remote_file import RemoteFile, hasher
 from quantcli.checkpoint.safetensors import Header, parse_header, to_float32
+from quantcli.checkpoint.source_tensor import SourceTensor
 from quantcli.errors import IntegrityError, NetworkError
 
 _CHUNK = 1 << 20

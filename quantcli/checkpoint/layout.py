@@ -5,9 +5,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from quantcli.checkpoint.checkpoint import SourceTensor
 from quantcli.checkpoint.files import show
 from quantcli.checkpoint.safetensors import TENSOR_LIMIT, Header
+from quantcli.checkpoint.source_tensor import SourceTensor
 from quantcli.errors import BadInputError, UnsupportedError
 
 SINGLE = "model.safetensors"

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 
 from quantcli.checkpoint.adapter import Adapter, Update
-from quantcli.checkpoint.checkpoint import Checkpoint, Weights
+from quantcli.checkpoint.checkpoint import Checkpoint
 from quantcli.checkpoint.files import show
+from quantcli.checkpoint.source_tensor import Weights
 from quantcli.errors import UnsupportedError
 from quantcli.kernels.low_rank import add_low_rank
 

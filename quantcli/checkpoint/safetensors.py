@@ -16,8 +16,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from quantcli.checkpoint.checkpoint import SourceTensor
 from quantcli.checkpoint.files import open_regular, show
+from quantcli.checkpoint.source_tensor import SourceTensor
 from quantcli.errors import BadInputError, IntegrityError
 
 HEADER_LIMIT = 32 << 20

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from quantcli.architectures import OutputTensor
-from quantcli.checkpoint.checkpoint import SourceTensor
+from quantcli.checkpoint.source_tensor import SourceTensor
 
 
 def first_wanted(order: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 from quantcli.architectures import OutputTensor, embeds
 from quantcli.calibration import Imatrix, Text, blank_imatrix, read_imatrix, read_text, unreached
 from quantcli.checkpoint import Adapter, Checkpoint
-from quantcli.checkpoint.checkpoint import WEIGHT_DTYPES
+from quantcli.checkpoint.source_tensor import WEIGHT_DTYPES
 from quantcli.errors import BadInputError, UnsupportedError, UsageError
 from quantcli.gguf_file import Slot, encode_header
 from quantcli.methods import method_info

@@ -19,9 +19,9 @@ from quantcli.checkpoint import (
     gguf_choice,
     open_checkpoint,
 )
-from quantcli.checkpoint.checkpoint import WEIGHT_DTYPES
 from quantcli.checkpoint.files import show
 from quantcli.checkpoint.merged import merge
+from quantcli.checkpoint.source_tensor import WEIGHT_DTYPES
 from quantcli.errors import UnsupportedError, UsageError
 from quantcli.gguf_source import GgufSource, is_gguf, open_gguf, open_hub_gguf
 from quantcli.planning.file import PlannedTensor

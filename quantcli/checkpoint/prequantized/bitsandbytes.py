@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from quantcli.checkpoint.checkpoint import SourceTensor
 from quantcli.checkpoint.files import show
 from quantcli.checkpoint.prequantized.packed import (
     Format,
@@ -31,6 +30,7 @@ from quantcli.checkpoint.prequantized.packed import (
     part,
     setting,
 )
+from quantcli.checkpoint.source_tensor import SourceTensor
 from quantcli.errors import BadInputError
 
 _STATE = ".quant_state.bitsandbytes__"

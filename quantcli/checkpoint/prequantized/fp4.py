@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantcli.checkpoint.checkpoint import SourceTensor
 from quantcli.checkpoint.files import show
 from quantcli.checkpoint.prequantized.floats import E2M1, E8M0
 from quantcli.checkpoint.prequantized.packed import PackedWeight, Parts, Tensors, matrix, part
+from quantcli.checkpoint.source_tensor import SourceTensor
 from quantcli.errors import BadInputError
 
 

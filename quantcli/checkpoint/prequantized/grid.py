@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from quantcli.checkpoint.checkpoint import SourceTensor
 from quantcli.checkpoint.files import show
 from quantcli.checkpoint.prequantized.packed import Parts
+from quantcli.checkpoint.source_tensor import SourceTensor
 from quantcli.errors import BadInputError
 
 Shape = tuple[int, int]

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from quantcli.checkpoint.checkpoint import SourceTensor
 from quantcli.checkpoint.files import show
 from quantcli.checkpoint.prequantized.floats import to_float32
+from quantcli.checkpoint.source_tensor import SourceTensor
 from quantcli.errors import BadInputError, UnsupportedError
 
 Tensors = Mapping[str, SourceTensor]

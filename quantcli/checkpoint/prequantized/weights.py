@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from quantcli.checkpoint.checkpoint import SourceTensor, Weights
 from quantcli.checkpoint.files import show
 from quantcli.checkpoint.prequantized.packed import Format, PackedWeight, Parts, Tensors
+from quantcli.checkpoint.source_tensor import SourceTensor, Weights
 from quantcli.errors import BadInputError
 
 # Weights that are decoded at a time: bounds what lies beside the result.
