@@ -28,9 +28,10 @@ from quantcli.planning import Job, make_plan
 from quantcli.planning.memory import sequence_memory
 from quantcli.recipes.unquantized import is_quantizable
 from quantcli.transformer import Site, Transformer
-from quantcli.transformer.block import matrix, rest_of
+from quantcli.transformer.block import rest_of
 from quantcli.transformer.hyperparameters import read_hyperparameters
 from quantcli.transformer.latent_sizes import Latent
+from quantcli.transformer.sites import matrix
 
 TEXT = Path(__file__).parent / "data" / "tokenizer" / "text.txt"
 SPLIT = "model.layers.1.self_attn.kv_b_proj.weight"

@@ -14,10 +14,10 @@ import numpy as np
 
 from quantcli.architectures.wiring import MLP, PER_HEAD, QUERY_NORM
 from quantcli.tensor_types import TensorType
-from quantcli.transformer.block import Site, matrix, sites_of
 from quantcli.transformer.hyperparameters import Hyperparameters
 from quantcli.transformer.layout import HEAD, fused_gate
 from quantcli.transformer.rounding import round_like_llama_cpp
+from quantcli.transformer.sites import Site, matrix, sites_of
 
 Kinds = Mapping[str, TensorType]
 

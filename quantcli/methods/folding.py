@@ -10,7 +10,8 @@ from quantcli.methods.awq import Fold, Kinds, apply_fold, search
 from quantcli.methods.experts import Matrices
 from quantcli.methods.latent import attend
 from quantcli.methods.streams import Stream
-from quantcli.transformer.block import Block, Site, matrix, rest_of
+from quantcli.transformer.block import Block, rest_of
+from quantcli.transformer.sites import Site, matrix
 
 SAMPLE = 512  # tokens whose rounding is simulated
 

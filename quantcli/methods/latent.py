@@ -14,9 +14,10 @@ from quantcli.architectures.wiring import QUERY_NORM
 from quantcli.methods.encoded import Encoded
 from quantcli.methods.experts import Matrices, Quantize, stacked, times
 from quantcli.methods.streams import Stream
-from quantcli.transformer.block import Block, Site, check_finite, matrix
+from quantcli.transformer.block import Block, check_finite
 from quantcli.transformer.latent_attention import keys_of, latent_of, mix_latents
 from quantcli.transformer.scratch import hidden_states
+from quantcli.transformer.sites import Site, matrix
 from quantcli.transformer.transformer import tiles
 
 # (site, what it sees in each model float32 [tokens, n]) -> each model's matrices to go on with.

@@ -5,23 +5,20 @@ them are applied to the other side instead: a head's query goes into the latent'
 where it meets the latent vectors themselves, and what is mixed there comes back (attn_v_b).
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from quantcli.architectures.wiring import LATENT_NORM, QUERY_NORM
 from quantcli.transformer.attention import attention
+from quantcli.transformer.half import Half
 from quantcli.transformer.hyperparameters import Hyperparameters
 from quantcli.transformer.latent_sizes import Latent
 from quantcli.transformer.rope import rotate
-
-if TYPE_CHECKING:
-    from quantcli.transformer.block import Block, Tap
+from quantcli.transformer.sites import Tap
 
 Windows = tuple[int, ...]
 
 
-def attend(block: "Block", y: np.ndarray, windows: Windows, tap: "Tap") -> np.ndarray:
+def attend(block: Half, y: np.ndarray, windows: Windows, tap: Tap) -> np.ndarray:
     """The input of attn_output, float32 [tokens, n_head * n_value], from y, that of "attn".
 
     windows: (how many, n_ctx). `tap` gets what each head's matrices see. Raises BadInputError
@@ -49,7 +46,7 @@ def latent_of(sizes: Hyperparameters) -> Latent:
     return sizes.latent
 
 
-def keys_of(block: "Block", made: np.ndarray, windows: Windows) -> np.ndarray:
+def keys_of(block: Half, made: np.ndarray, windows: Windows) -> np.ndarray:
     """[*windows, 1, n + n_rot]: the normed latent vector, which is the value, too, and what turns.
 
     made: the outputs [tokens, n + n_rot] of attn_kv_a_mqa.
@@ -60,9 +57,7 @@ def keys_of(block: "Block", made: np.ndarray, windows: Windows) -> np.ndarray:
     return np.concatenate([normed.reshape(*windows, 1, n), turned], axis=-1)
 
 
-def mix_latents(
-    block: "Block", query: np.ndarray, moved: np.ndarray, keys: np.ndarray
-) -> np.ndarray:
+def mix_latents(block: Half, query: np.ndarray, moved: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """[tokens, n]: latent vectors, mixed as one head attends to them.
 
     query: [tokens, head_dim], of which the last n_rot are used; moved: [tokens, n], what attn_k_b

@@ -1,21 +1,18 @@
 """Latent attention and its gradients."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quantcli.architectures.wiring import LATENT_NORM, QUERY_NORM
 from quantcli.transformer.derivatives import Pull, attention_and_pull, rotate_and_pull
+from quantcli.transformer.half import HalfPass
 from quantcli.transformer.latent_attention import Windows, latent_of
 
 Pull2 = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-if TYPE_CHECKING:
-    from quantcli.transformer.block_pass import BlockPass
 
-
-def attend_and_pull(block: "BlockPass", windows: Windows, x: np.ndarray) -> tuple[np.ndarray, Pull]:
+def attend_and_pull(block: HalfPass, windows: Windows, x: np.ndarray) -> tuple[np.ndarray, Pull]:
     """See latent_attention.attend, of x [tokens, n_embd]."""
     sizes, n_value = block.sizes, latent_of(block.sizes).n_value
     (q, made), pull_both = block.linears(sizes.wiring.sites["attn"], x)
@@ -40,7 +37,7 @@ def attend_and_pull(block: "BlockPass", windows: Windows, x: np.ndarray) -> tupl
     return np.concatenate(heads, axis=1), pull
 
 
-def _queries(block: "BlockPass", q: np.ndarray) -> tuple[np.ndarray, Pull]:
+def _queries(block: HalfPass, q: np.ndarray) -> tuple[np.ndarray, Pull]:
     """All heads' queries, where they come out of a latent vector of their own."""
     if not latent_of(block.sizes).n_query:
         return q, lambda dq: dq
@@ -49,7 +46,7 @@ def _queries(block: "BlockPass", q: np.ndarray) -> tuple[np.ndarray, Pull]:
     return q, lambda dq: pull_norm(pull_linear([dq]))
 
 
-def _keys(block: "BlockPass", made: np.ndarray, windows: Windows) -> tuple[np.ndarray, Pull]:
+def _keys(block: HalfPass, made: np.ndarray, windows: Windows) -> tuple[np.ndarray, Pull]:
     """See latent_attention.keys_of."""
     n = latent_of(block.sizes).n
     normed, pull_norm = block.norm(np.ascontiguousarray(made[:, :n]), LATENT_NORM)
@@ -65,7 +62,7 @@ def _keys(block: "BlockPass", made: np.ndarray, windows: Windows) -> tuple[np.nd
 
 
 def _head(
-    block: "BlockPass", head: int, query: np.ndarray, keys: np.ndarray
+    block: HalfPass, head: int, query: np.ndarray, keys: np.ndarray
 ) -> tuple[np.ndarray, Pull2]:
     """What one head makes of its queries [tokens, head_dim]; pull returns dquery and dkeys."""
     latent, windows = latent_of(block.sizes), keys.shape[:2]

@@ -1,14 +1,12 @@
 """A mixture of experts in place of a block's mlp: each token goes to a few of many small mlps."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from quantcli.transformer.activations import gate
-
-if TYPE_CHECKING:
-    from quantcli.transformer.block import Block, Tap
+from quantcli.transformer.half import Half
+from quantcli.transformer.sites import Tap
 
 SMALLEST_SUM = np.float32(2**-14)  # llama.cpp's: the smallest normal fp16
 
@@ -41,7 +39,7 @@ def route(logits: np.ndarray, used: int, normalized: bool, scale: float = 1.0) -
     return Routing(experts, weights)
 
 
-def mix(block: "Block", y: np.ndarray, tap: "Tap") -> np.ndarray:
+def mix(block: Half, y: np.ndarray, tap: Tap) -> np.ndarray:
     """What the experts make of y float32 [tokens, n_embd], the input of the block's second half.
 
     `tap` gets what each expert sees: its own tokens only; experts that no token goes to are left

@@ -3,19 +3,15 @@
 The choice itself is taken as it is: it has no gradient.
 """
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from quantcli.architectures import wiring
 from quantcli.transformer.derivatives import Pull
+from quantcli.transformer.half import HalfPass
 from quantcli.transformer.mixture import SMALLEST_SUM, route, sigmoid, softmax
 
-if TYPE_CHECKING:
-    from quantcli.transformer.block_pass import BlockPass
 
-
-def mix_and_pull(block: "BlockPass", x: np.ndarray) -> tuple[np.ndarray, Pull]:
+def mix_and_pull(block: HalfPass, x: np.ndarray) -> tuple[np.ndarray, Pull]:
     """See mixture.mix, of x [tokens, n_embd]."""
     mixture, counts = block.wiring.mixture, block.experts
     if mixture is None or counts is None:
@@ -48,7 +44,7 @@ def mix_and_pull(block: "BlockPass", x: np.ndarray) -> tuple[np.ndarray, Pull]:
     return out + shared, lambda dy: pull(dy) + pull_shared(dy)
 
 
-def _shared(block: "BlockPass", x: np.ndarray, gated: bool) -> tuple[np.ndarray, Pull]:
+def _shared(block: HalfPass, x: np.ndarray, gated: bool) -> tuple[np.ndarray, Pull]:
     made, back = block.gated(wiring.SHARED, (wiring.SHARED_DOWN,), x)
     if not gated:
         return made, back

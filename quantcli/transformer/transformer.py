@@ -13,15 +13,7 @@ from quantcli.model import Model
 from quantcli.parallel import in_order
 from quantcli.progress import Progress, Silent
 from quantcli.transformer.activations import layer_norm, rms_norm
-from quantcli.transformer.block import (
-    TILE_TOKENS,
-    Block,
-    Rounding,
-    Site,
-    Tap,
-    check_finite,
-    sites_of,
-)
+from quantcli.transformer.block import TILE_TOKENS, Block, Rounding, check_finite
 from quantcli.transformer.hyperparameters import read_hyperparameters
 from quantcli.transformer.layout import (
     EMBEDDING,
@@ -35,6 +27,7 @@ from quantcli.transformer.layout import (
 )
 from quantcli.transformer.rounding import round_like_llama_cpp
 from quantcli.transformer.scratch import hidden_states
+from quantcli.transformer.sites import Site, Tap, sites_of
 
 # The size of a piece of work is fixed, so that results do not depend on the number of threads.
 PIECE_WEIGHTS = 1 << 22
