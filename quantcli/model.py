@@ -48,6 +48,9 @@ class Model(Protocol):
         Raises BadInputError (no such tensor, file changed), AccessError.
         """
 
+    def packed(self, name: str, rows: slice) -> np.ndarray:
+        """Rows of a tensor that is quantized already, as GGUF has them, uint8 [rows, row_bytes]."""
+
 
 class CheckpointModel:
     """A checkpoint as the GGUF file it becomes; its values are exact, so all types are "F32"."""
@@ -84,8 +87,13 @@ class CheckpointModel:
         return w + np.float32(origin.add) if origin.add else w
 
     def packed(self, name: str, rows: slice) -> np.ndarray:
-        """Rows of a tensor of a GGUF file as they are stored, uint8 [rows, row_bytes]."""
-        return np.asarray(self._checkpoint.raw(name)[rows])
+        """Rows of a tensor that keeps its bytes, as GGUF stores them, uint8 [rows, row_bytes]."""
+        origin = self._origins[name]
+        if not origin.stack:
+            return np.asarray(self._checkpoint.raw(name)[rows])
+        numbers = np.arange(rows.start, rows.stop)
+        runs = _runs(numbers, origin.shape[1], len(numbers))
+        return np.concatenate([self._checkpoint.raw(origin.stack[m])[run] for _, m, run in runs])
 
     def _columns(self, source: str, columns: Rows) -> np.ndarray:
         """Columns of a stored matrix as rows; no other values are copied."""
@@ -131,6 +139,10 @@ class GgufModel:
         """Rows of a tensor, decoded; see Model."""
         entry = _get(self._entries, name, str(self._path))
         return self._weights.float32(entry.name, rows)
+
+    def packed(self, name: str, rows: slice) -> np.ndarray:
+        """See Model."""
+        return np.asarray(self._weights.raw(name)[rows])
 
 
 def open_model(

@@ -83,7 +83,10 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReques
     return Tiny(build(tmp_path_factory.mktemp("models") / name, family, variant), name)
 
 
-every_variant = pytest.mark.parametrize("tiny", VARIANTS, indirect=True, ids="-".join)
+# But for GPT-OSS, whose experts take turns in what is stored: test_convert.py compares the bytes.
+every_variant = pytest.mark.parametrize(
+    "tiny", [key for key in VARIANTS if key[0] != "gpt_oss"], indirect=True, ids="-".join
+)
 
 
 def only(family: str, variant: str) -> pytest.MarkDecorator:

@@ -13,15 +13,17 @@ from quantcli.model import Model, open_model
 from quantcli.transformer import (
     Gradients,
     Transformer,
+    activations,
     backward,
+    derivatives,
     gradients,
     sampling,
     scratch,
     transformer,
 )
-from quantcli.transformer.activations import layer_norm, rms_norm
+from quantcli.transformer.activations import CLAMPED, gate, layer_norm, rms_norm
 from quantcli.transformer.block_pass import BlockPass
-from quantcli.transformer.derivatives import attention_and_pull
+from quantcli.transformer.derivatives import attention_and_pull, gate_and_pull
 from quantcli.transformer.hyperparameters import read_hyperparameters
 
 N_CTX = 80  # more than the sliding windows of the tiny models
@@ -94,8 +96,27 @@ class Double:
 @pytest.fixture(
     params=[pytest.param(key, marks=slow_twin(key), id="-".join(key)) for key in VARIANTS]
 )
-def model(request: pytest.FixtureRequest, tmp_path: Path) -> Model:
+def model(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Model:
+    for module in (activations, derivatives):  # of a function with kinks, which differences see
+        monkeypatch.setattr(module, "LIMIT", np.float32(1000))
     return open_model(str(build(tmp_path / "source", *request.param)))
+
+
+def test_a_clamped_activation_has_no_slope_beyond_its_limit() -> None:
+    gated, up = np.meshgrid([-9.0, -2.5, 0.0, 1.5, 6.9, 7.1], [-7.5, -6.5, -0.5, 3.0, 6.5, 8.0])
+    dy = normal(*gated.shape)
+    _, pull = gate_and_pull(CLAMPED, gated, up)
+    found = pull(dy)
+    for which, ours in enumerate(found):
+
+        def moved(s: float, place: tuple[int, ...], which: int = which) -> float:
+            given = [gated.copy(), up.copy()]
+            given[which][place] += s
+            return float((gate(CLAMPED, *given) * dy)[place])
+
+        for place in np.ndindex(gated.shape):
+            expected = slope(lambda s, place=place: moved(s, place))
+            assert ours[place] == pytest.approx(expected, rel=1e-7, abs=1e-9)
 
 
 @pytest.fixture
@@ -120,7 +141,11 @@ def test_embedding_gradients_are_slopes_of_the_loss(model: Model) -> None:
     ids, double = windows(model, 3, N_CTX), Double(model)
     embedded = double.weights["token_embd.weight"][ids]
     found = gradients(model, ids)
-    linears = [name for name, shape in model.shapes.items() if name[:3] == "blk" and len(shape) > 1]
+    linears = [
+        name
+        for name, shape in model.shapes.items()
+        if name[:3] == "blk" and name.endswith(".weight") and len(shape) > 1
+    ]
     head = "output.weight" if "output.weight" in model.shapes else "token_embd.weight"
     assert {name: len(squares) for name, squares in found.outputs.items()} == {
         name: model.shapes[name][0] for name in [*linears, head]

@@ -13,6 +13,7 @@ from zlib import crc32
 
 import numpy as np
 import tiny_dense
+import tiny_gpt_oss
 import tiny_latent
 from tiny_tokenizers import VOCAB_SIZE, write_tokenizer
 
@@ -291,10 +292,10 @@ VARIANTS: dict[tuple[str, str], Variant] = {
     ("gemma3", "multimodal"): Variant({"num_hidden_layers": 2}, "gemma", shards=2, multimodal=True),
 }
 
-for more in (tiny_dense, tiny_latent):
+for more in (tiny_dense, tiny_latent, tiny_gpt_oss):
     _FAMILIES |= more.FAMILIES
     VARIANTS |= {name: Variant(*given) for name, given in more.VARIANTS.items()}
-MIXTURES = [key for key in VARIANTS if key[0] in (*_EXPERTS, *_TOGETHER)]
+MIXTURES = [key for key in VARIANTS if key[0] in (*_EXPERTS, *_TOGETHER, "gpt_oss")]
 
 
 def build(folder: Path, family: str, variant: str, **changes: Any) -> Path:
@@ -331,7 +332,7 @@ def describe(family: str, variant: str, **changes: Any) -> tuple[dict[str, Any],
 
 
 def _shapes(family: str, config: dict[str, Any]) -> Shapes:
-    for more in (tiny_dense, tiny_latent):
+    for more in (tiny_dense, tiny_latent, tiny_gpt_oss):
         if family in more.FAMILIES:
             return more.shapes_of(family, config)
     hidden = config["hidden_size"]
@@ -434,11 +435,17 @@ def _write_safetensors(
 ) -> None:
     """Header length, JSON header padded to 8 bytes, then the tensors without gaps."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
-    arrays = [_stored(_random(name, shapes[name], bits), dtype) for name in names]
+    types = {name: "U8" if name.endswith(("_blocks", "_scales")) else dtype for name in names}
+    arrays = [
+        _codes(name, shapes[name], bits)
+        if types[name] == "U8"
+        else _stored(_random(name, shapes[name], bits), dtype)
+        for name in names
+    ]
     offset = 0
     for name, array in zip(names, arrays, strict=True):
         end = offset + array.nbytes
-        header[name] = {"dtype": dtype, "shape": shapes[name], "data_offsets": [offset, end]}
+        header[name] = {"dtype": types[name], "shape": shapes[name], "data_offsets": [offset, end]}
         offset = end
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
@@ -456,11 +463,20 @@ def _random(name: str, shape: tuple[int, ...], bits: np.random.PCG64) -> np.ndar
     count = int(np.prod(shape))
     lanes = bits.random_raw(count).astype("<u8").view("<u2").reshape(count, 4)
     unit = (lanes.sum(axis=1, dtype=np.int64) - 2 * 65535).astype(np.float32) / np.float32(37837)
+    if name.endswith("gate_up_proj_bias"):  # some beyond the limit of GPT-OSS
+        return unit.reshape(shape) * np.float32(4)
     if len(shape) > 1:
-        return unit.reshape(shape) / np.sqrt(np.float32(shape[-1]))
+        turned = len(shape) == 3 and name.endswith("_proj")  # [experts, inputs, outputs]
+        return unit.reshape(shape) / np.sqrt(np.float32(shape[1 if turned else -1]))
     # Of a norm or a scale, else a bias.
     neutral = 1.0 if name.endswith((".weight", ".gamma", "layer_scalar")) else 0.0
     return np.float32(neutral) + unit * np.float32(0.1)
+
+
+def _codes(name: str, shape: tuple[int, ...], bits: np.random.PCG64) -> np.ndarray:
+    """MXFP4: any two codes to a byte, and powers of two that make weights of usual size."""
+    raw = bits.random_raw(int(np.prod(shape))).astype("<u8").view("<u2")[::4].reshape(shape)
+    return (raw & 0xFF if name.endswith("_blocks") else 120 + (raw & 3)).astype(np.uint8)
 
 
 def _stored(values: np.ndarray, dtype: str) -> np.ndarray:

@@ -19,6 +19,7 @@ from quantcli.architectures.gemma4 import GEMMA4
 from quantcli.architectures.glm import GLM, GLM4
 from quantcli.architectures.gpt2 import GPT2
 from quantcli.architectures.gpt_neox import GPT_NEOX
+from quantcli.architectures.gpt_oss import GPT_OSS
 from quantcli.architectures.granite import GRANITE, GRANITE_MOE, GRANITE_MOE_SHARED
 from quantcli.architectures.internlm import INTERNLM2
 from quantcli.architectures.llama import LLAMA, MISTRAL, MIXTRAL
@@ -40,7 +41,7 @@ FAMILIES = (
     *(LLAMA, MISTRAL, MIXTRAL, QWEN2, QWEN3, QWEN2_MOE, QWEN3_MOE, GEMMA2, GEMMA3),
     *(SMOLLM3, PHI3, OLMO2, GRANITE, COHERE, STABLELM, STARCODER2, GPT_NEOX),
     *(NEMOTRON, OLMO3, GPT2, FALCON, GLM, GLM4, INTERNLM2, GEMMA4, DEEPSEEK2),
-    *(GRANITE_MOE, GRANITE_MOE_SHARED),
+    *(GPT_OSS, GRANITE_MOE, GRANITE_MOE_SHARED),
     *(EXAONE, BERT, NOMIC_BERT),
 )
 

@@ -31,7 +31,7 @@ class Tensor:
     transposed: the checkpoint holds the transpose of the weight (GPT-2's Conv1D); when: whether a
     block of that number has it, None: all do; whole: the number of rows of the source where `order`
     takes some of them, and other tensors the others; turned: of a stack, see OutputTensor; bare:
-    the source's name has no ".weight".
+    the source's name has no ".weight"; part: what ends the name, "bias" for one of many experts.
     """
 
     gguf: str
@@ -47,6 +47,7 @@ class Tensor:
     whole: str = ""
     turned: bool = False
     bare: bool = False
+    part: str = "weight"
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,7 +140,7 @@ class SourceTensors:
             return [self._stack(tensor, block)]
         source, gguf = tensor.source.format(block), tensor.gguf.format(block)
         weight = source if tensor.bare else f"{source}.weight"
-        taken = [self._one(tensor, weight, f"{gguf}.weight", tensor.shape)]
+        taken = [self._one(tensor, weight, f"{gguf}.{tensor.part}", tensor.shape)]
         if tensor.bias or (tensor.bias is None and self.has(f"{source}.bias")):
             bias = replace(tensor, add=0.0, transposed=False)
             taken.append(self._one(bias, f"{source}.bias", f"{gguf}.bias", tensor.shape[:1]))

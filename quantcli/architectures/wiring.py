@@ -88,7 +88,8 @@ class Mixture:
     expert sees all tokens; shared_gate: times the sigmoid of a linear of its own;
     shared_optional: the file says the size of that expert, or that there is none; scaled: the file
     may say a factor of the weights; divided: where the file says no inner size of an expert, that
-    of the mlp is divided among those that a token sees.
+    of the mlp is divided among those that a token sees; biased: the router and each expert's
+    linears have biases.
     """
 
     normalized: bool
@@ -97,6 +98,7 @@ class Mixture:
     shared_optional: bool = False
     scaled: bool = False
     divided: bool = False
+    biased: bool = False
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class Wiring:
     attention scores, None: by head size; local_heads: sliding blocks have sizes of heads of their
     own; global_sites: the linears of the other blocks where they differ, which take what k returns
     for v, too, if there is no attn_v; value_norm: each head of v is divided by its rms;
-    block_scale: hidden states are multiplied by a number of each block after it.
+    block_scale: hidden states are multiplied by a number of each block after it; sinks: each head
+    has a score for looking at no token.
     """
 
     rope: str
@@ -171,3 +174,4 @@ class Wiring:
     global_sites: Mapping[str, tuple[str, ...]] | None = None
     value_norm: bool = False
     block_scale: bool = False
+    sinks: bool = False

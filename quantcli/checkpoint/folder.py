@@ -8,10 +8,12 @@ import numpy as np
 from quantcli.checkpoint.checkpoint import Checkpoint
 from quantcli.checkpoint.files import Folder, show
 from quantcli.checkpoint.fused import SingleExperts, is_fused
+from quantcli.checkpoint.interleaved import InterleavedExperts, is_interleaved, is_kept
 from quantcli.checkpoint.layout import INDEX, Layout, all_tensors, find_layout, join_headers
 from quantcli.checkpoint.prequantized import read_format
 from quantcli.checkpoint.prequantized.weights import PackedWeights
 from quantcli.checkpoint.safetensors import SafetensorsFile, to_float32
+from quantcli.checkpoint.source_tensor import READABLE
 from quantcli.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -32,13 +34,16 @@ def open_folder(
     side_files = Folder(root)
     layout = find_layout(side_files.names, side_files.json(INDEX))
     config = read_config(side_files)
-    form = read_format(config)
+    form = None if is_kept(config) else read_format(config)
     stored = SafetensorsWeights(root, layout)
-    weights: SafetensorsWeights | PackedWeights | SingleExperts = stored
+    weights: SafetensorsWeights | PackedWeights | SingleExperts | InterleavedExperts
+    weights = stored
     if form is not None:
         weights = PackedWeights(form, stored.tensors, stored)
     elif is_fused(config):
         weights = SingleExperts(stored.tensors, stored)
+    elif is_interleaved(config):
+        weights = InterleavedExperts(stored.tensors, stored)
     return Checkpoint(
         id,
         revision,
@@ -49,6 +54,7 @@ def open_folder(
         stored.nbytes,
         cached=cached,
         quantized=form.title if form else None,
+        readable=READABLE,
     )
 
 

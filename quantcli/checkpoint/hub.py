@@ -33,11 +33,13 @@ from quantcli.checkpoint.fused import is_fused, single_experts
 from quantcli.checkpoint.hub_cache import CachedRepo, open_cached
 from quantcli.checkpoint.hub_calls import call, host
 from quantcli.checkpoint.hub_stream import HubStream, StreamedWeights
+from quantcli.checkpoint.interleaved import InterleavedExperts, is_interleaved, is_kept
 from quantcli.checkpoint.layout import INDEX, all_tensors, find_layout, join_headers
 from quantcli.checkpoint.prequantized import read_format
 from quantcli.checkpoint.prequantized.weights import PackedWeights
 from quantcli.checkpoint.remote_file import RemoteFile, usable_digest
 from quantcli.checkpoint.safetensors import Header, from_bytes, header_length, parse_header
+from quantcli.checkpoint.source_tensor import READABLE
 from quantcli.errors import BadInputError, NetworkError, UnsupportedError
 from quantcli.progress import Progress, Silent
 
@@ -80,7 +82,7 @@ def open_hub(
     side_files = Folder(root)
     layout = find_layout(files, side_files.json(INDEX) if INDEX in files else None)
     config = read_config(side_files)
-    form = read_format(config)  # before anything is downloaded
+    form = None if is_kept(config) else read_format(config)  # before anything is downloaded
     for name in layout.files:
         if name not in files:
             raise BadInputError(f"{show(repo_id)} lacks {show(name)}, named in {INDEX}")
@@ -92,6 +94,13 @@ def open_hub(
         tensors = all_tensors(headers)
         if form is None and is_fused(config):
             tensors = single_experts(tensors.values())
+        elif form is None and is_interleaved(config):
+            if stream:
+                raise UnsupportedError(
+                    f"{show(repo_id)}: --stream cannot read experts whose rows take turns; leave it"
+                    " out"
+                )
+            tensors = InterleavedExperts(tensors, None).tensors
         if form is not None and stream:
             raise UnsupportedError(
                 f"{show(repo_id)} is quantized ({form.title}), which --stream cannot read; leave"
@@ -111,6 +120,7 @@ def open_hub(
             missing_bytes=sum(shard.size for shard in (shards if stream else repo.missing(shards))),
             stream=streamed if stream else None,
             quantized=form.title if form else None,
+            readable=READABLE,
         )
     cached = CachedWeights(root, layout.files)
     repo.download(shards, progress or Silent())

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 WEIGHT_DTYPES = ("F32", "F16", "BF16")
+READABLE = (*WEIGHT_DTYPES, "MXFP4")  # of a checkpoint: the last one as it is
 
 
 @dataclass(frozen=True, slots=True)

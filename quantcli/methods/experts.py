@@ -52,7 +52,7 @@ class Passing:
             raise RuntimeError("a mixture without router")
         made = hidden_states(stream.y.shape)
         made[...] = 0
-        logits = times(stream.y, router, pool)
+        logits = times(stream.y, router, pool, block.bias(block.full(wiring.ROUTER)))
         return cls(
             stream,
             stream.y,
@@ -123,7 +123,8 @@ def _expert(
             for name in names:
                 encoded.setdefault(name, []).append(made[name])
         return [
-            [times(one, w[name], pool) for name in names] for one, w in zip(x, models, strict=True)
+            [times(one, w[name], pool, block.bias(name, expert)) for name in names]
+            for one, w in zip(x, models, strict=True)
         ]
 
     x = [gate(block.wiring.activation, gated, up) for gated, up in through(both)]
@@ -133,12 +134,17 @@ def _expert(
     return encoded
 
 
-def times(x: np.ndarray, w: np.ndarray, pool: ThreadPoolExecutor) -> np.ndarray:
-    """x W^T float32 [tokens, rows], in tiles of fixed size."""
+def times(
+    x: np.ndarray, w: np.ndarray, pool: ThreadPoolExecutor, bias: np.ndarray | None = None
+) -> np.ndarray:
+    """x W^T + bias float32 [tokens, rows], in tiles of fixed size."""
     found = hidden_states((len(x), len(w)))
 
     def fill(start: int) -> None:
-        np.matmul(x[start : start + TILE_TOKENS], w.T, out=found[start : start + TILE_TOKENS])
+        tile = slice(start, start + TILE_TOKENS)
+        np.matmul(x[tile], w.T, out=found[tile])
+        if bias is not None:
+            found[tile] += bias
 
     list(pool.map(fill, range(0, len(x), TILE_TOKENS)))
     return found

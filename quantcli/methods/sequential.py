@@ -20,7 +20,7 @@ from quantcli.calibration.moments import hessian
 from quantcli.errors import BadInputError
 from quantcli.methods import MethodInfo
 from quantcli.methods.awq import COMPENSATED, ROWS, block_folds, head_fold
-from quantcli.methods.encoded import Encoded, rounded
+from quantcli.methods.encoded import Cost, Encoded, rounded
 from quantcli.methods.experts import Matrices, Passing, quantize_mixture
 from quantcli.methods.folding import find_scales, fold_block
 from quantcli.methods.latent import quantize_latent
@@ -30,6 +30,7 @@ from quantcli.methods.streams import Stream
 from quantcli.model import Model
 from quantcli.progress import Progress
 from quantcli.tensor_types import TensorType
+from quantcli.tensor_types.copied import Copied
 from quantcli.transformer import Transformer
 from quantcli.transformer.backward import gradients
 from quantcli.transformer.block import Block, check_finite, rest_of
@@ -43,6 +44,7 @@ from quantcli.transformer.layout import (
 
 LOOKUP_WINDOWS = 12
 FEW_TOKENS = 128  # of one expert: they say too little to choose codes by
+UNTOUCHED = Encoded(np.empty((0, 0), np.uint8), Cost())
 HELD_SHARE, MOST_HELD = 8, 4  # one window in 8, at least one of two, but 4 are enough
 
 Types = Mapping[str, TensorType]
@@ -243,6 +245,8 @@ class Sequential:
             number: int, linears: dict[str, np.ndarray], reference: np.ndarray, x: np.ndarray
         ) -> tuple[dict[str, Encoded], dict[str, np.ndarray]]:
             output = self._outputs[number]
+            if all(isinstance(output.types[name], Copied) for name in linears):
+                return dict.fromkeys(linears, UNTOUCHED), linears
             if len(x) < FEW_TOKENS:
                 found = {
                     n: self._encoded(n, w, output, partial(_few, w)) for n, w in linears.items()
@@ -258,9 +262,19 @@ class Sequential:
         for name in block.sites["ffn"].weights:
             if name not in found:  # the router, and the gate of the shared expert
                 found[name] = self._part(name, block.weights[name]).encoded
+        for name, encoded in found.items():
+            if not len(encoded[0].packed):
+                found[name] = [self._copied(name)] * len(encoded)
         for each in passing:
             check_finite(each.made, f"the experts of {block.sites['ffn'].name}")
         return {name: Part(name, encoded) for name, encoded in found.items()}
+
+    def _copied(self, name: str) -> Encoded:
+        """A tensor that keeps its bytes."""
+        shape = self._model.shapes[name]
+        packed = self._model.packed(name, slice(0, math.prod(shape[:-1])))
+        self._progress.advance(4 * math.prod(shape))
+        return Encoded(packed, Cost(math.prod(shape)))
 
     def _linears(
         self, output: Output, linears: Mapping[str, np.ndarray], pool: ThreadPoolExecutor

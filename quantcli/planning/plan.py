@@ -37,11 +37,14 @@ from quantcli.planning.names import check_distinct, output_path
 from quantcli.planning.overrides import apply_overrides
 from quantcli.planning.ram import vocabulary_size
 from quantcli.planning.source import (
+    KEPT,
+    KEPT_FILE_TYPE,
     Source,
     check_requantized,
     file_keys,
     open_source,
     source_type,
+    stored_kind,
 )
 from quantcli.planning.target import NEAREST, file_for
 from quantcli.progress import Progress
@@ -170,9 +173,8 @@ class Plan:
         return self.imatrix.importance(origin.name, origin.shape[-1], stacked(origin.shape))
 
     def is_copied(self, tensor: PlannedTensor) -> bool:
-        """Whether a tensor of a GGUF file keeps its bytes, as what is quantized already can."""
-        source = tensor.origin.source
-        kind = self.checkpoint.tensors[source].dtype if source is not None else None
+        """Whether a tensor keeps its bytes, as what is quantized already can."""
+        kind = stored_kind(tensor.origin, self.checkpoint)
         return kind == tensor.type.name and kind not in WEIGHT_DTYPES
 
 
@@ -195,6 +197,10 @@ def make_plan(job: Job, *, weights: bool = True, progress: Progress | None = Non
     source = open_source(job, weights=weights, progress=progress)
     metadata, warnings = source.metadata, source.warnings
     _check_embedding(job, source)
+    if job.target and source.kept:
+        raise UnsupportedError(
+            f"{job.target.option} is not there for models whose experts stay {KEPT}; give a --type"
+        )
     tokens = 0
     if calibration is not None:
         model = CheckpointModel(source.checkpoint, source.origins, metadata)
@@ -297,11 +303,13 @@ def _plan_file(job: Job, kind: FileType, source: Source, head_bytes: int) -> Pla
         stored=source.stored,
         in_order=job.keep_split,
     )
+    choices = [Choice(c.name, KEPT, KEPT) if c.name in source.kept else c for c in choices]
     tensors = [
         PlannedTensor(origin, stored(choice.type), choice)
         for origin, choice in zip(source.origins, choices, strict=True)
     ]
-    metadata = {**source.metadata, "general.file_type": np.uint32(kind.id)}
+    number = KEPT_FILE_TYPE if source.kept and not kind.quantized else kind.id
+    metadata = {**source.metadata, "general.file_type": np.uint32(number)}
     metadata = apply_overrides(metadata, job.override_kv)
     return PlannedFile(
         file_type=kind,
@@ -323,7 +331,12 @@ def _check_imatrix(imatrix: Imatrix, files: list[PlannedFile], source: Source) -
     Raises:
         BadInputError: naming the first tensor that the imatrix does not fit.
     """
-    quantized = {t.name: t for file in files for t in file.tensors if t.type.quantized}
+    quantized = {
+        t.name: t
+        for file in files
+        for t in file.tensors
+        if t.type.quantized and t.name not in source.kept
+    }
     missing = [
         t.name
         for t in quantized.values()

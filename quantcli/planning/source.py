@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -36,13 +36,17 @@ from quantcli.transformer.layout import EMBEDDING, HEAD, OUTPUT_NORM
 
 Metadata = dict[str, Any]
 
+KEPT = "MXFP4"
+KEPT_FILE_TYPE = 38  # LLAMA_FTYPE_MOSTLY_MXFP4_MOE, what the converter says of F32 and BF16 files
+
 
 @dataclass(frozen=True)
 class Source:
     """An opened source and all that its outputs share, but for what an imatrix adds.
 
     `stored` are the types of a GGUF file's tensors, None of a checkpoint; `split_counts` how many
-    tensors each output file gets, where the files of the source are kept.
+    tensors each output file gets, where the files of the source are kept; `kept` are tensors of a
+    checkpoint that are quantized and stay as they are, in KEPT.
     """
 
     checkpoint: Checkpoint
@@ -53,6 +57,7 @@ class Source:
     stored: dict[str, str] | None = None
     split_counts: tuple[int, ...] | None = None
     adapters: Sequence[Adapter] = ()
+    kept: frozenset[str] = frozenset()
 
 
 def open_source(job: Job, *, weights: bool, progress: Progress | None) -> Source:
@@ -127,8 +132,27 @@ def _checkpoint(job: Job, weights: bool, progress: Progress | None) -> Source:
     metadata, warnings = common_metadata(job, checkpoint, architecture, origins)
     metadata |= lora_metadata(adapters)
     warnings += [*_left_out(checkpoint, architecture.towers), *_twice(checkpoint)]
-    warnings += lora_warnings(adapters, checkpoint)
-    return Source(checkpoint, architecture.name, origins, metadata, warnings, adapters=adapters)
+    kept = frozenset(o.name for o in origins if stored_kind(o, checkpoint) == KEPT)
+    warnings += [*_said_of_kept(kept), *lora_warnings(adapters, checkpoint)]
+    return Source(
+        checkpoint, architecture.name, origins, metadata, warnings, adapters=adapters, kept=kept
+    )
+
+
+def stored_kind(origin: OutputTensor, checkpoint: Checkpoint) -> str | None:
+    """The one type that all tensors have which it is made of; None for several or none."""
+    kinds = {checkpoint.tensors[source].dtype for source in origin.sources}
+    return kinds.pop() if len(kinds) == 1 else None
+
+
+def _said_of_kept(kept: Collection[str]) -> list[str]:
+    """Tensors that the publisher quantized, so that no type asked for can be better."""
+    if not kept:
+        return []
+    return [
+        f"kept: {len(kept)} tensors ({min(kept)!r} first) are {KEPT} in the source, and in every"
+        " file, whatever its type"
+    ]
 
 
 def _check_streamed(family: str, origins: list[OutputTensor]) -> None:

@@ -5,6 +5,8 @@ import math
 import numpy as np
 
 RUN_VALUES = 1 << 16
+CLAMPED = "swiglu_oai"  # GPT-OSS's (ggml_swiglu_oai), with its constants
+LIMIT, STEEPNESS = np.float32(7), np.float32(1.702)
 
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
@@ -32,15 +34,23 @@ def centred(x: np.ndarray) -> np.ndarray:
 
 
 def gate(activation: str, gated: np.ndarray, up: np.ndarray | None) -> np.ndarray:
-    """activation(gated) * up, in place of `gated` float32 [rows, n]; without `up` no product."""
-    function = {"silu": _silu, "gelu": _gelu, "relu2": _relu2}[activation]
+    """activation(gated) * up, in place of `gated` float32 [rows, n]; without `up` no product.
+
+    Of "swiglu_oai" up is clamped, and 1 added.
+    """
+    function = {"silu": _silu, "gelu": _gelu, "relu2": _relu2, CLAMPED: _clamped}[activation]
     step = max(1, RUN_VALUES // gated.shape[1])
     for start in range(0, len(gated), step):
         rows = gated[start : start + step]
         function(rows)
         if up is not None:
-            rows *= up[start : start + step]
+            rows *= factor(activation, up[start : start + step])
     return gated
+
+
+def factor(activation: str, up: np.ndarray) -> np.ndarray:
+    """What the activation is multiplied by."""
+    return np.clip(up, -LIMIT, LIMIT) + 1 if activation == CLAMPED else up
 
 
 def _silu(x: np.ndarray) -> None:
@@ -59,6 +69,12 @@ def _gelu(x: np.ndarray) -> None:
     x *= np.float32(0.5)
     inner *= x
     x += inner
+
+
+def _clamped(x: np.ndarray) -> None:
+    """x * sigmoid(1.702 x), of x that is 7 at most."""
+    np.minimum(x, LIMIT, out=x)
+    x *= np.float32(0.5) + np.float32(0.5) * np.tanh(np.float32(0.5) * STEEPNESS * x)
 
 
 def _relu2(x: np.ndarray) -> None:

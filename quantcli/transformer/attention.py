@@ -19,12 +19,13 @@ def attention(
     window: int,
     cap: float,
     causal: bool = True,
+    sinks: np.ndarray | None = None,
 ) -> None:
     """out [n_ctx, n_head, d_v] = softmax(q k^T) v, where token i sees tokens j <= i.
 
     q [n_ctx, n_head, d] is scaled already; k [n_ctx, n_head_kv, d], v [n_ctx, n_head_kv, d_v]; all
     float32. With a `window` it sees i - window < j <= i only; unless `causal` it sees all; `cap` >
-    0 is the soft cap of the scores.
+    0 is the soft cap of the scores. sinks: [n_head], a score of each head for looking at nothing.
     """
     n_ctx, n_head_kv, head_dim = k.shape
     group = q.shape[1] // n_head_kv
@@ -39,9 +40,11 @@ def attention(
             np.matmul(queries, k[columns, head].T, out=tile)
             if cap:
                 soft_cap(tile, cap)
-            softmax_numerators(tile, group, masks)
+            nothing = softmax_numerators(
+                tile, group, masks, None if sinks is None else sinks[heads]
+            )
             mixed = tile @ v[columns, head]
-            mixed /= tile @ np.ones((shape[1], 1), q.dtype)
+            mixed /= tile @ np.ones((shape[1], 1), q.dtype) + nothing
             out[rows, heads] = mixed.reshape(-1, group, v.shape[2])
 
 
@@ -70,12 +73,25 @@ def soft_cap(x: np.ndarray, cap: float) -> None:
     x *= np.float32(cap)
 
 
-def softmax_numerators(scores: np.ndarray, group: int, masks: Masks) -> None:
-    """exp(score - largest of its row), 0 where hidden, in place; scores [tokens * group, n]."""
+def softmax_numerators(
+    scores: np.ndarray, group: int, masks: Masks, sinks: np.ndarray | None
+) -> np.ndarray | int:
+    """exp(score - largest of its row), 0 where hidden, in place; scores [tokens * group, n].
+
+    Returned is the numerator of the sinks [group], for each row; 0 without.
+    """
     for columns, mask in masks:
         scores.reshape(-1, group, scores.shape[1])[:, :, columns] += mask[:, None]
-    scores -= scores.max(axis=1, keepdims=True)
+    largest = scores.max(axis=1, keepdims=True)
+    if sinks is None:
+        scores -= largest
+        np.exp(scores, out=scores)
+        return 0
+    each = np.tile(sinks, len(scores) // group)[:, None]
+    np.maximum(largest, each, out=largest)
+    scores -= largest
     np.exp(scores, out=scores)
+    return np.exp(each - largest)
 
 
 def _masks(start: int, stop: int, first: int, window: int) -> Masks:

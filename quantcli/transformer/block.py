@@ -153,6 +153,7 @@ class Block:
             window=self._window,
             cap=self.sizes.attention_cap,
             causal=self.wiring.causal,
+            sinks=self.weights[self.full("attn_sinks")] if self.wiring.sinks else None,
         )
         for one in range(windows[0]):
             attend(q[one], k[one], v[one], out[one])
@@ -179,10 +180,15 @@ class Block:
             x = self._rounding(x, self._types[name])
         w = self.weights[name]
         y = x @ (w if expert is None else w[expert]).T
-        bias = self.weights.get(name.removesuffix("weight") + "bias")
+        bias = self.bias(name, expert)
         if bias is not None:
             y += bias
         return y
+
+    def bias(self, name: str, expert: int | None = None) -> np.ndarray | None:
+        """What is added after the linear whose weight is called `name`, None for nothing."""
+        bias = self.weights.get(name.removesuffix("weight") + "bias")
+        return bias if bias is None or expert is None else bias[expert]
 
 
 def split_heads(projected: list[np.ndarray], sizes: Hyperparameters) -> list[np.ndarray]:

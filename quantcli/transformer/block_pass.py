@@ -101,6 +101,7 @@ class BlockPass:
             window=self._window,
             cap=self.sizes.attention_cap,
             causal=self.wiring.causal,
+            sinks=self._weights[f"{self._prefix}attn_sinks.weight"] if self.wiring.sinks else None,
         )
         mixed, pulls = zip(*map(attend, q, k, v), strict=True)
         mixed_heads = np.stack(mixed).reshape(len(x), -1)
@@ -206,4 +207,6 @@ class BlockPass:
         """x W^T + bias of a linear, by its name without ".weight"."""
         y = x @ self._matrix(name, expert).T
         bias = self._weights.get(f"{name}.bias")
-        return y if bias is None else y + bias
+        if bias is None:
+            return y
+        return y + (bias if expert is None else bias[expert])

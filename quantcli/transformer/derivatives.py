@@ -8,7 +8,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from quantcli.transformer.activations import RUN_VALUES, centred, gate, rms_norm
+from quantcli.transformer.activations import (
+    CLAMPED,
+    LIMIT,
+    RUN_VALUES,
+    STEEPNESS,
+    centred,
+    factor,
+    gate,
+    rms_norm,
+)
 from quantcli.transformer.attention import (
     attention,
     query_tiles,
@@ -57,14 +66,23 @@ def gate_and_pull(
     activation: str, gated: np.ndarray, up: np.ndarray | None
 ) -> tuple[np.ndarray, Callable[[np.ndarray], list[np.ndarray]]]:
     """See gate, but not in place; pull returns the gradients of gated and, if there is one, up."""
-    slope = {"silu": _silu_slope, "gelu": _gelu_slope, "relu2": _relu2_slope}[activation]
+    slope = {
+        "silu": _silu_slope,
+        "gelu": _gelu_slope,
+        "relu2": _relu2_slope,
+        CLAMPED: _clamped_slope,
+    }[activation]
 
     def pull(dy: np.ndarray) -> list[np.ndarray]:
-        dgated = dy.copy() if up is None else dy * up
+        dgated = dy.copy() if up is None else dy * factor(activation, up)
         step = max(1, RUN_VALUES // gated.shape[1])
         for start in range(0, len(gated), step):
             dgated[start : start + step] *= slope(gated[start : start + step])
-        return [dgated] if up is None else [dgated, gate(activation, gated.copy(), dy)]
+        if up is None:
+            return [dgated]
+        dup = gate(activation, gated.copy(), None)
+        dup *= dy if activation != CLAMPED else dy * (np.abs(up) < LIMIT)
+        return [dgated, dup]
 
     return gate(activation, gated.copy(), up), pull
 
@@ -86,6 +104,13 @@ def _gelu_slope(x: np.ndarray) -> np.ndarray:
     return np.float32(0.5) * (1 + t) * (1 + x * (1 - t) * inner)
 
 
+def _clamped_slope(x: np.ndarray) -> np.ndarray:
+    """s + a x s (1 - s) with s = sigmoid(a x); 0 beyond the limit."""
+    s = np.float32(0.5) + np.float32(0.5) * np.tanh(np.float32(0.5) * STEEPNESS * x)
+    slope: np.ndarray = (s + STEEPNESS * x * s * (1 - s)) * (x < LIMIT)
+    return slope
+
+
 def _relu2_slope(x: np.ndarray) -> np.ndarray:
     """2 max(x, 0)."""
     slope: np.ndarray = 2 * np.maximum(x, 0)
@@ -93,14 +118,21 @@ def _relu2_slope(x: np.ndarray) -> np.ndarray:
 
 
 def attention_and_pull(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, *, window: int, cap: float, causal: bool = True
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    *,
+    window: int,
+    cap: float,
+    causal: bool = True,
+    sinks: np.ndarray | None = None,
 ) -> tuple[np.ndarray, Callable[[np.ndarray], Three]]:
     """See attention, of one window; pull returns the gradients of q, k, v.
 
     Probabilities are computed again, tile by tile (FlashAttention, 2205.14135, section B.2).
     """
     out = np.empty((*q.shape[:2], v.shape[2]), q.dtype)
-    attention(q, k, v, out, window=window, cap=cap, causal=causal)
+    attention(q, k, v, out, window=window, cap=cap, causal=causal, sinks=sinks)
     (n_ctx, n_head_kv, head_dim), group = k.shape, q.shape[1] // k.shape[1]
 
     def pull(dy: np.ndarray) -> Three:
@@ -116,8 +148,10 @@ def attention_and_pull(
                 if cap:
                     soft_cap(p, cap)
                     dscores *= 1 - np.square(p / np.float32(cap))
-                softmax_numerators(p, group, masks)
-                p /= p.sum(axis=1, keepdims=True)
+                nothing = softmax_numerators(
+                    p, group, masks, None if sinks is None else sinks[heads]
+                )
+                p /= p.sum(axis=1, keepdims=True) + nothing
                 dscores *= p
                 dq[rows, heads] = (dscores @ k[columns, head]).reshape(-1, group, head_dim)
                 dk[columns, head] += dscores.T @ queries

@@ -104,6 +104,8 @@ def _block(sizes: Hyperparameters, number: int) -> Iterator[tuple[str, Shape]]:
         heads = (sizes.n_head, sizes.n_head_kv) if wiring.joint_qk_norm else (1, 1)
         yield "attn_q_norm.weight", (heads[0] * sizes.head_dim,)
         yield "attn_k_norm.weight", (heads[1] * sizes.head_dim,)
+    if wiring.sinks:
+        yield "attn_sinks.weight", (sizes.n_head,)
     if wiring.block_scale:
         yield "layer_output_scale.weight", (1,)
     if sizes.latent:
@@ -113,6 +115,8 @@ def _block(sizes: Hyperparameters, number: int) -> Iterator[tuple[str, Shape]]:
     experts = sizes.experts_of(number)
     for name, shape in (_linears(sizes, experts) | _stacks(sizes, experts)).items():
         yield f"{name}.weight", shape
+        if wiring.mixture and wiring.mixture.biased and "attn" not in name:
+            yield f"{name}.bias", shape[:-1]
 
 
 def _biases(sizes: Hyperparameters, number: int) -> Iterator[tuple[str, Shape]]:
