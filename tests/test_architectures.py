@@ -169,6 +169,16 @@ def test_a_value_that_the_converter_overlooks_is_the_configs() -> None:
     assert metadata["chatglm.rope.freq_base"] == 5e6
 
 
+@pytest.mark.parametrize("key", ["layer_norm_epsilon", "rms_norm_eps"])
+def test_exaone_has_one_epsilon_under_either_name(key: str) -> None:
+    """Published files have the first name alone, transformers writes the second alone."""
+    config, _ = describe("exaone", "gqa")
+    del config["layer_norm_epsilon"], config["rms_norm_eps"]
+    metadata = architectures.find(config).metadata(config | {key: 1.5625e-07})
+    for name in ("layer_norm_rms_epsilon", "layer_norm_epsilon"):
+        assert metadata[f"exaone.attention.{name}"] == np.float32(1.5625e-07)
+
+
 def test_the_converter_record_covers_what_families_differ_in() -> None:
     """Guards the comparison above against variants that lose their point."""
 

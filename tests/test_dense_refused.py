@@ -66,7 +66,7 @@ BAD: list[Case] = [
     ("glm4-half", {"rope_parameters": 5}, "rope_parameters = 5"),
     ("exaone-gqa", {"num_key_value_heads": 3}, "num_key_value_heads = 3"),
     ("exaone-gqa", {"num_layers": 3}, "num_hidden_layers = 3"),
-    ("exaone-gqa", {"layer_norm_epsilon": 0}, "layer_norm_eps = 0"),
+    ("exaone-gqa", {"layer_norm_epsilon": 0}, "rms_norm_eps = 0"),
     ("internlm2-gqa", {"num_key_value_heads": 1}, "2*num_key_value_heads*head_dim = 384"),
     ("internlm2-gqa", {"intermediate_size": 500}, "intermediate_size = 500"),
 ]

@@ -23,9 +23,10 @@ EXAONE = Architecture(
     gguf="exaone",
     parameters=(
         *LENGTHS,
-        # The converter writes the one that the file's name suggests, the runtime reads the other.
-        LAYER_EPS,
-        replace(RMS_EPS, source="layer_norm_eps"),
+        # The runtime needs the first. From layer_norm_epsilon, all that published files have,
+        # the converter writes only the second, which nothing reads.
+        RMS_EPS,
+        replace(LAYER_EPS, source="rms_norm_eps"),
     ),
     embedding=Tensor("token_embd", "transformer.wte", ("vocab_size", "hidden_size")),
     block=(
@@ -42,12 +43,12 @@ EXAONE = Architecture(
     final_norm=Tensor("output_norm", "transformer.ln_f", ("hidden_size",)),
     defaults={
         "max_position_embeddings": 2048,
-        "layer_norm_eps": 1e-5,
+        "rms_norm_eps": 1e-5,
         "rope_theta": 10000.0,
     },
     aliases={
         "num_hidden_layers": "num_layers",
-        "layer_norm_eps": "layer_norm_epsilon",
+        "rms_norm_eps": "layer_norm_epsilon",
     },
     rope=RopeStyle(scalings=("linear", "yarn", "llama3"), partial=True),
     accepts={
