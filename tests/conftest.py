@@ -1,6 +1,7 @@
 """What all tests share: the embedded checkpoint and the command line as a user calls it."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -97,6 +98,8 @@ class Call:
         self._patch.setattr(sys, "argv", ["quantcli", *map(str, arguments)])
         with pytest.raises(SystemExit) as stop:
             main()
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         out = self._capture.readouterr()
         left = sorted(path.name for path in self.work.iterdir())
         return Called(int(stop.value.code or 0), out.out, out.err, left)

@@ -96,11 +96,15 @@ def test_refused(changes: dict[str, Any], kind: type[QuantcliError], named: str)
         name: SourceTensor(name, "U8" if name.endswith(("_blocks", "_scales")) else "BF16", s, 1)
         for name, s in shapes.items()
     }
-    with pytest.raises(kind, match=named) as failure:
-        family = architectures.find(config)
-        found = InterleavedExperts(stored, None).tensors
+    found = InterleavedExperts(stored, None).tensors
+    family = architectures.find(config)
+
+    def entered() -> None:
         family.tensors(config, {name: tensor.shape for name, tensor in found.items()})
         family.metadata(config)
+
+    with pytest.raises(kind, match=named) as failure:
+        entered()
     assert str(failure.value).isprintable()
 
 

@@ -132,7 +132,9 @@ def test_llama_cpp_computes_the_same(tmp_path: Path, family: str, variant: str) 
     logits = rows[-1].astype(np.float64)
     expected = logits - logits.max() - np.log(np.exp(logits - logits.max()).sum())
     found = Runtime(Path(made.paths[0])).next_log_probabilities(ids.tolist(), len(expected))
-    np.testing.assert_allclose(found, expected, atol=2e-4)
+    # The runtime rounds inputs of MXFP4; test_runtime_families.py imitates that.
+    atol = 0.1 if variant == "blocks" else 2e-4
+    np.testing.assert_allclose(found, expected, atol=atol)
 
 
 # -- importance ---------------------------------------------------------------------------------

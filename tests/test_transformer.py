@@ -115,7 +115,7 @@ MUTATIONS: list[tuple[str, str, dict[str, Any]]] = [
     ("gpt_oss", "blocks", {"global_every": 0}),
     ("gpt_oss", "plain", {"local_rope": True}),
     ("gpt_oss", "plain", {"activation": "silu"}),
-    ("gpt_oss", "odd", {"sinks": False}),
+    ("gpt_oss", "odd", {"rope": "norm"}),
     ("gpt_oss", "odd", {"mixture": Mixture(normalized=False, biased=True)}),
     ("granitemoe", "eight", {"rope": "neox"}),
     ("granitemoe", "eight", {"multipliers": False}),

@@ -86,4 +86,8 @@ def main() -> None:
         print(f"error: {message}", file=sys.stderr)
     else:
         code = 0
+    finally:
+        # All is done and said: a signal while Python itself ends changes nothing.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
     sys.exit(code)
