@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -130,6 +131,9 @@ def run_here(arguments: list[str]) -> tuple[int, str]:
             main()
         except SystemExit as stop:
             return int(stop.code or 0), stderr.getvalue()
+        finally:  # children would inherit that signals are ignored
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     raise RuntimeError("the command line did not exit")
 
 
